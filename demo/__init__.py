@@ -1,0 +1,1 @@
+"""The embedded default data: photographs of landmarks, drawn from a seed."""

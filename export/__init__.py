@@ -1,0 +1,1 @@
+"""From a trained member to SavedModels and embeddings."""

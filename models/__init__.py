@@ -1,0 +1,1 @@
+"""Backbones, pooling, heads, losses, the builder and the transfer between stages."""

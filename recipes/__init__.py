@@ -1,0 +1,1 @@
+"""What to train: one file per published system, data only."""

@@ -1,0 +1,1 @@
+"""From embeddings to ranked answers, without TensorFlow."""

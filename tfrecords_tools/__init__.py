@@ -1,0 +1,1 @@
+"""From tables of images to TFRecord shards, and back for checking."""

@@ -1,0 +1,1 @@
+"""The engine: strategy, trainer, optimizers, checkpoints and reporting."""
