@@ -66,7 +66,7 @@ def test_an_unknown_image_format_is_refused():
         "is_clean": True,
     }
     with pytest.raises(ValueError, match=r"Received: 'gif'"):
-        schema.encode_example(image_format="gif", **fields)
+        schema.encode_example(encoded=b"", image_format="gif", **fields)
 
 
 def test_shard_name():

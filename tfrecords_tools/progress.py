@@ -1,0 +1,75 @@
+"""Runs many small jobs in threads, in order and within bounded memory, and shows how far it is."""
+
+import collections
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TextIO
+
+_IN_FLIGHT = 4  # jobs per worker that are submitted and not yet taken
+
+
+def ordered_map(
+    function: Callable[[Any], Any], items: Iterable[Any], *, workers: int
+) -> Iterator[Any]:
+    """Yields `function(item)` in the order of `items`, at most 4 x `workers` of them ahead.
+
+    `ThreadPoolExecutor.map` would hold the results of all items.
+    """
+    pending: collections.deque = collections.deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= _IN_FLIGHT * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for job in pending:
+                job.cancel()
+
+
+class Progress:
+    """A line with count, rate and time left: renewed on a terminal, else printed now and then.
+
+    Args:
+        what: the word the line begins with.
+        total: number of images.
+        stream: where it goes; None shows nothing.
+    """
+
+    def __init__(self, what: str, total: int, stream: TextIO | None = sys.stderr):
+        self.what = what
+        self.total = total
+        self.stream = stream
+        self.done = 0
+        self._is_terminal = stream is not None and stream.isatty()
+        self._interval = 0.2 if self._is_terminal else 10.0  # seconds
+        self._start = self._shown = time.monotonic()
+
+    def advance(self) -> None:
+        """Counts one image."""
+        self.done += 1
+        if self.stream is not None and time.monotonic() - self._shown >= self._interval:
+            self._show(end="" if self._is_terminal else "\n")
+
+    def close(self) -> None:
+        """Prints the last line."""
+        if self.stream is not None:
+            self._show(end="\n")
+
+    def _show(self, end: str) -> None:
+        self._shown = time.monotonic()
+        rate = self.done / max(self._shown - self._start, 1e-6)
+        left = (self.total - self.done) / rate if rate else 0.0
+        text = f"{self.what}: {self.done}/{self.total}, {rate:.0f} images/s, {_duration(left)} left"
+        start = "\r" if self._is_terminal else ""
+        print(f"{start}{text:<70}" if start else text, end=end, file=self.stream, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
