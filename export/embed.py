@@ -1,0 +1,239 @@
+"""From images to embeddings: python export/embed.py --model SAVEDMODEL --table T.csv --output DIR.
+
+Reads the images of tables or of a split of shards, and writes an embeddings directory in pieces:
+memory stays bounded whatever the number of images. A bad image is left out, listed in rejects.csv
+and counted; the exit code is then 3.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import csv
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+if not __package__:
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from export.savedmodel import INFO_NAME  # noqa: E402
+from input_pipeline import ops, schema  # noqa: E402
+from retrieval.embeddings import EmbeddingsWriter  # noqa: E402
+
+PROGRESS_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One image that is still to be read: its id, and how to get its bytes."""
+
+    image_id: str
+    read: Callable[[], bytes]
+
+
+def table_sources(path: str, *, id_column: str = "id", path_column: str = "path") -> list[Source]:
+    """Returns the images of a CSV table; paths are relative to the table's folder.
+
+    Raises:
+        ValueError: a column is missing, an id is empty or repeated, or a path leads elsewhere.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = {id_column, path_column} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(
+                f"{path}: expected the columns {id_column} and {path_column}. "
+                f"Received: {reader.fieldnames}"
+            )
+        rows = [(row[id_column], row[path_column]) for row in reader]
+    return [Source(image_id, _file_reader(folder, name)) for image_id, name in rows]
+
+
+def shard_sources(directory: str, split: str) -> Iterator[Source]:
+    """Yields the images of one split of a data directory."""
+    manifest = schema.Manifest.load(directory)
+    for serialized in tf.data.TFRecordDataset(manifest.shard_paths(split)):
+        parsed = tf.io.parse_single_example(serialized, schema.FEATURES)
+        encoded = parsed[schema.ENCODED]
+        yield Source(parsed[schema.ID].numpy().decode(), encoded.numpy)
+
+
+def _file_reader(folder: str, name: str) -> Callable[[], bytes]:
+    path = os.path.normpath(os.path.join(folder, name))
+    if os.path.commonpath([folder, path]) != folder:
+        raise ValueError(f"expected a path inside {folder}. Received: {name!r}")
+    return lambda: pathlib.Path(path).read_bytes()
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """How many images `embed` has described and how many it had to leave out."""
+
+    described: int
+    rejected: int
+
+
+def embed(
+    sources: Iterable[Source],
+    model: str,
+    output: str,
+    *,
+    batch_size: int = 64,
+    source_name: str = "",
+    total: int | None = None,
+) -> Counts:
+    """Describes images with a SavedModel and writes an embeddings directory.
+
+    Args:
+        sources: the images; see `table_sources` and `shard_sources`.
+        model: folder that `export.savedmodel` has written.
+        output: embeddings directory to write.
+        batch_size: images per call of the model; the last batch is filled up, so that one shape
+            is compiled.
+        source_name: for the manifest.
+        total: number of images, for the time left.
+
+    Returns:
+        The counts; the left out images and the reasons are in `rejects.csv` in `output`.
+
+    Raises:
+        FileNotFoundError: `model` is no SavedModel of ours.
+        ValueError: no image could be read, or an id is repeated.
+    """
+    info = load_info(model)
+    describe = tf.saved_model.load(model).signatures["squares"]
+    sizes = sorted(set(info["image_sizes"]))
+    rejects, progress = [], _Progress(total)
+    writer = EmbeddingsWriter(
+        output, info["dimension"], model_digest=info["model_digest"], source=source_name
+    )
+    with writer:
+        decoded = _decode_all(sources, sizes, rejects)
+        while batch := list(itertools.islice(decoded, batch_size)):
+            squares = {}
+            for position, size in enumerate(sizes):
+                images = np.zeros((batch_size, size, size, 3), np.uint8)
+                images[: len(batch)] = [squared[position] for _, squared in batch]
+                squares[f"square_{size}"] = tf.constant(images)
+            vectors = describe(**squares)["global_descriptor"].numpy()
+            writer.append([image_id for image_id, _ in batch], vectors[: len(batch)])
+            progress.add(len(batch))
+        writer.rejected = len(rejects)
+    _write_rejects(output, rejects)
+    return Counts(progress.done, len(rejects))
+
+
+def load_info(model: str) -> dict:
+    """Returns what `waymark.json` says about a SavedModel.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = pathlib.Path(model, INFO_NAME)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected a folder written by export/savedmodel.py, with {INFO_NAME}. "
+            f"Received: {model}"
+        )
+    return json.loads(path.read_text())
+
+
+def _decode_all(sources: Iterable[Source], sizes: list[int], rejects: list) -> Iterator[tuple]:
+    """Yields (id, squares of all sizes) in order, decoding some images ahead on all cores."""
+    workers = os.cpu_count() or 1
+    pending: collections.deque = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        for source in itertools.chain(sources, [None] * (32 * workers)):
+            if source is not None:
+                pending.append((source.image_id, pool.submit(_decode, source, sizes)))
+                if len(pending) < 32 * workers:
+                    continue
+            if not pending:
+                return
+            image_id, future = pending.popleft()
+            try:
+                yield image_id, future.result()
+            except (OSError, tf.errors.OpError, ValueError) as error:
+                rejects.append((image_id, str(error).splitlines()[0]))
+
+
+def _decode(source: Source, sizes: list[int]) -> list[np.ndarray]:
+    image = ops.decode_image(tf.constant(source.read()))
+    return [ops.square(image, size).numpy() for size in sizes]
+
+
+def _write_rejects(output: str, rejects: list) -> None:
+    path = pathlib.Path(output, "rejects.csv")
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("id", "reason"), *rejects])
+    os.replace(partial, path)
+
+
+class _Progress:
+    def __init__(self, total: int | None):
+        self.done = 0
+        self._total = total
+        self._started = self._shown = time.monotonic()
+
+    def add(self, images: int) -> None:
+        self.done += images
+        now = time.monotonic()
+        if now - self._shown < PROGRESS_SECONDS:
+            return
+        self._shown = now
+        rate = self.done / (now - self._started)
+        left = f", {(self._total - self.done) / rate:.0f} s left" if self._total else ""
+        print(f"embedded {self.done} images, {rate:.0f} images/s{left}", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--model", required=True, help="folder of export/savedmodel.py")
+    parser.add_argument("--table", nargs="+", default=[], help="CSV tables with id and path")
+    parser.add_argument("--id-column", default="id")
+    parser.add_argument("--path-column", default="path")
+    parser.add_argument("--data", help="folder of shards, instead of tables")
+    parser.add_argument("--split", help="split of the shards")
+    parser.add_argument("--output", required=True, help="embeddings directory to write")
+    parser.add_argument("--batch-size", type=int, default=64)
+    args = parser.parse_args(argv)
+    if bool(args.table) == bool(args.data) or bool(args.data) != bool(args.split):
+        parser.error("expected --table FILE ..., or --data DIR with --split NAME")
+    try:
+        if args.table:
+            columns = {"id_column": args.id_column, "path_column": args.path_column}
+            sources = [s for table in args.table for s in table_sources(table, **columns)]
+            name, total = " ".join(args.table), len(sources)
+        else:
+            sources = shard_sources(args.data, args.split)
+            name = f"{args.data} {args.split}"
+            total = schema.Manifest.load(args.data).images(args.split)
+        counts = embed(
+            sources,
+            args.model,
+            args.output,
+            batch_size=args.batch_size,
+            source_name=name,
+            total=total,
+        )
+    except (ValueError, FileNotFoundError, KeyError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.output}: {counts.described} images, {counts.rejected} rejected")
+    return 3 if counts.rejected else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

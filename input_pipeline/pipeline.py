@@ -1,0 +1,190 @@
+"""From shards to batches of (image, label, weight), with static shapes, the same in every run."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from input_pipeline import ops, schema
+from input_pipeline.class_weights import clean_class_weights, total_class_weights
+
+# Shards read at once; records are shuffled globally when they are written, so the buffer only has
+# to break up the order within the shards that are open (about 250 MB of 120 kB JPEGs).
+OPEN_SHARDS = 16
+SHUFFLE_BUFFER = 2048
+
+TRAINING_SPLITS = {
+    "clean": (schema.TRAIN_CLEAN,),
+    "total": (schema.TRAIN_CLEAN, schema.TRAIN_NOISY),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """The clean or the total set of a data directory, as training needs it.
+
+    Attributes:
+        manifest: what the shards hold.
+        data: "clean" or "total".
+    """
+
+    manifest: schema.Manifest
+    data: str
+
+    def __post_init__(self):
+        if self.data not in TRAINING_SPLITS:
+            raise ValueError(f"data: expected 'clean' or 'total'. Received: {self.data!r}")
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of this set: C of the softmax."""
+        if self.data == "clean":
+            return self.manifest.num_clean_classes
+        return self.manifest.num_classes
+
+    @property
+    def num_images(self) -> int:
+        """Training images of this set."""
+        return sum(self.manifest.images(split) for split in self._splits())
+
+    @property
+    def num_validation_images(self) -> int:
+        """Validation images; 0 where the data directory has none."""
+        return self.manifest.images(schema.VALIDATION)
+
+    def class_weights(self, noisy_weight: float) -> np.ndarray:
+        """Returns the `(C,)` float32 weights of the classes, see `input_pipeline.class_weights`."""
+        clean, noisy = map(np.asarray, (self.manifest.clean_counts, self.manifest.noisy_counts))
+        if self.data == "clean":
+            return clean_class_weights(clean[clean > 0])
+        return total_class_weights(clean, noisy, noisy_weight)
+
+    def shard_paths(self) -> list[str]:
+        """Returns the training shards' paths."""
+        return self.manifest.shard_paths(*self._splits())
+
+    def label_table(self) -> tf.Tensor | None:
+        """Returns stored label → label of this set, or None where they are the same."""
+        return tf.constant(self.manifest.clean_labels()) if self.data == "clean" else None
+
+    def _splits(self) -> Sequence[str]:
+        return [name for name in TRAINING_SPLITS[self.data] if name in self.manifest.splits]
+
+
+def training_batches(
+    images: ImageSet,
+    *,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    noisy_weight: float = 1.0,
+    augmentation: Sequence[ops.Op] = (),
+    crop: ops.Op | None = None,
+) -> tf.data.Dataset:
+    """Endless batches, epoch after epoch, each in an order of its own.
+
+    The order and every random choice follow from `seed`, the epoch and the position, so a run
+    that starts at `first_step` sees exactly what an uninterrupted one sees from there.
+
+    Args:
+        images: the set.
+        image_size: side S, pixels.
+        batch_size: global batch B; an epoch is num_images // B steps, the rest is left out.
+        seed: of the order and the augmentation.
+        first_step: steps already done.
+        noisy_weight: loss weight of an image outside the clean set.
+        augmentation: ops on the resized image.
+        crop: an op on the image as decoded.
+
+    Returns:
+        Dataset of (image uint8 `(B, S, S, 3)`, label int32 `(B,)`, weight float32 `(B,)`).
+
+    Raises:
+        ValueError: fewer images than one batch.
+    """
+    steps_per_epoch = images.num_images // batch_size
+    if steps_per_epoch == 0:
+        raise ValueError(
+            f"expected at least one batch of {batch_size} training images in "
+            f"{images.manifest.directory}. Received: {images.num_images}"
+        )
+    first_epoch, done = divmod(first_step, steps_per_epoch)
+
+    def epoch_records(epoch: tf.Tensor) -> tf.data.Dataset:
+        records = _shuffled_records(images.shard_paths(), seed, epoch)
+        positions = tf.data.Dataset.range(steps_per_epoch * batch_size)
+        seeds = positions.map(lambda position: tf.stack([seed + epoch * 1_000_003, position]))
+        skipped = tf.where(epoch == first_epoch, done * batch_size, 0)
+        return tf.data.Dataset.zip({"serialized": records, "seed": seeds}).skip(
+            tf.cast(skipped, tf.int64)
+        )
+
+    class_weights = tf.constant(images.class_weights(noisy_weight))
+    chain = [ops.parse(), ops.decode(), *([crop] if crop else []), ops.resize_square(image_size)]
+    chain += [*augmentation, ops.map_label(images.label_table())]
+    chain += [ops.weigh(class_weights, noisy_weight)]
+    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
+    examples = epochs.flat_map(epoch_records).map(
+        lambda features: _example(features, chain), num_parallel_calls=tf.data.AUTOTUNE
+    )
+    # A record that no longer decodes is left out with a warning; it does not end the run.
+    examples = examples.ignore_errors(log_warning=True)
+    return examples.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def validation_batches(images: ImageSet, *, image_size: int, batch_size: int) -> tf.data.Dataset:
+    """The validation images once, in order, unweighted.
+
+    The last batch is filled up with weight 0, so that shapes are static and every image counts
+    exactly once.
+
+    Args:
+        images: the set whose labels are wanted.
+        image_size: side S, pixels.
+        batch_size: global batch B.
+
+    Returns:
+        Dataset of (image uint8 `(B, S, S, 3)`, label int32 `(B,)`, weight float32 `(B,)`).
+    """
+    paths = images.manifest.shard_paths(schema.VALIDATION)
+    chain = [ops.parse(), ops.decode(), ops.resize_square(image_size)]
+    chain += [ops.map_label(images.label_table()), ops.weigh(tf.ones((images.num_classes,)))]
+    records = tf.data.TFRecordDataset(paths, num_parallel_reads=tf.data.AUTOTUNE)
+    examples = records.map(
+        lambda serialized: _example({"serialized": serialized}, chain),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    ).ignore_errors(log_warning=True)
+    batches = examples.batch(batch_size).map(lambda *batch: _fill_up(batch, batch_size))
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _shuffled_records(paths: Sequence[str], seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
+    seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
+    order = tf.random.experimental.stateless_shuffle(tf.constant(paths), seeds)
+    records = tf.data.Dataset.from_tensor_slices(order).interleave(
+        tf.data.TFRecordDataset,
+        cycle_length=min(OPEN_SHARDS, len(paths)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    return records.shuffle(
+        SHUFFLE_BUFFER, seed=seed + epoch * 1_000_003, reshuffle_each_iteration=False
+    )
+
+
+def _example(features: ops.Features, chain: Sequence[ops.Op]) -> tuple[tf.Tensor, ...]:
+    for op in chain:
+        features = op(features)
+    return features["image"], features["label"], features["weight"]
+
+
+def _fill_up(batch: Sequence[tf.Tensor], batch_size: int) -> tuple[tf.Tensor, ...]:
+    missing = batch_size - tf.shape(batch[0])[0]
+
+    def fill(values: tf.Tensor) -> tf.Tensor:
+        paddings = [[0, missing]] + [[0, 0]] * (values.shape.rank - 1)
+        return tf.ensure_shape(tf.pad(values, paddings), (batch_size, *values.shape[1:]))
+
+    return tuple(fill(values) for values in batch)

@@ -1,0 +1,313 @@
+"""The three tables of a recipe, as frozen data: `Model`, `Stage` and `Recipe`.
+
+Everything here is checked when it is made, so that a wrong word in a recipe or in `--set` costs
+a second and not the first hour of a training.
+"""
+
+import ast
+import dataclasses
+import types
+import typing
+
+BACKBONES = tuple(f"efficientnet-b{i}" for i in range(8))
+CHOICES = {
+    "pooling": ("gap", "gem"),
+    "margin": ("none", "arcface", "cosface"),
+    "data": ("clean", "total"),
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("constant", "inverse_time", "cosine"),
+}
+
+
+def _check_choices(table: object) -> None:
+    for name, allowed in CHOICES.items():
+        value = getattr(table, name, allowed[0])
+        if value not in allowed:
+            kind = type(table).__name__.lower()
+            raise ValueError(f"{kind}.{name}: expected one of {allowed}. Received: {value!r}")
+
+
+def _check_positive(table: object, *names: str) -> None:
+    for name in names:
+        value = getattr(table, name)
+        if value <= 0:
+            kind = type(table).__name__.lower()
+            raise ValueError(f"{kind}.{name}: expected a number above 0. Received: {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """One member's network: image → backbone → pooling → bottleneck → cosine softmax.
+
+    Attributes:
+        backbone: "efficientnet-b0" … "efficientnet-b7", or "efficientnet" with `width` and
+            `depth` of one's own.
+        width, depth: multipliers of B0's channels and repeats; only with "efficientnet".
+        drop_connect_rate: stochastic depth of the backbone.
+        weights: "imagenet", "noisy-student", a weights file of the backbone, or None.
+        pooling: "gap" (mean) or "gem" (generalized mean, trainable p from 3).
+        embedding_dim: size D of the bottleneck, Dense(D, swish).
+        freeze_batchnorm: BatchNorm uses and keeps its stored statistics and stochastic depth is
+            off, as in the winner's training step; gamma and beta still train.
+        margin, margin_size: "none"; "arcface" (radians); "cosface" (cosine).
+        scale: "adacos" (dynamic), "adacos_fixed" (√2·ln(C − 1)), or a number.
+    """
+
+    backbone: str = "efficientnet-b0"
+    width: float | None = None
+    depth: float | None = None
+    drop_connect_rate: float = 0.2
+    weights: str | None = "imagenet"
+    pooling: str = "gap"
+    embedding_dim: int = 512
+    freeze_batchnorm: bool = True
+    margin: str = "none"
+    margin_size: float = 0.0
+    scale: str | float = "adacos"
+
+    def __post_init__(self):
+        _check_choices(self)
+        _check_positive(self, "embedding_dim")
+        own_size = self.width is not None and self.depth is not None
+        if own_size != (self.backbone == "efficientnet"):
+            raise ValueError(
+                "model.backbone: expected a name of efficientnet-b0 … efficientnet-b7 alone, or "
+                f"'efficientnet' with model.width and model.depth. Received: {self.backbone!r}, "
+                f"width={self.width!r}, depth={self.depth!r}"
+            )
+        if not own_size and self.backbone not in BACKBONES:
+            raise ValueError(
+                f"model.backbone: expected one of {BACKBONES} or 'efficientnet'. "
+                f"Received: {self.backbone!r}"
+            )
+        if isinstance(self.scale, str) and self.scale not in ("adacos", "adacos_fixed"):
+            raise ValueError(
+                "model.scale: expected 'adacos', 'adacos_fixed' or a number. "
+                f"Received: {self.scale!r}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What happens to a training image besides the square resize.
+
+    Attributes:
+        flip: mirror left and right with probability 1/2.
+        crop_area: smallest share of the area that a random crop keeps; 1 means no crop.
+        color: largest relative change of brightness, contrast and saturation; 0 means none.
+        affine: largest rotation (radians) and shear; also scales by up to exp(±affine) and
+            shifts by up to affine/2 of the side; 0 means none. The uncovered corners are white.
+    """
+
+    flip: bool = True
+    crop_area: float = 1.0
+    color: float = 0.0
+    affine: float = 0.0
+
+    def __post_init__(self):
+        if not 0 < self.crop_area <= 1:
+            raise ValueError(
+                f"crop_area: expected a share above 0, at most 1. Received: {self.crop_area}"
+            )
+        for name in ("color", "affine"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name}: expected at least 0, below 1. Received: {getattr(self, name)}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One training of the growing-resolution ladder.
+
+    Attributes:
+        number: 1, 2, …; the N of `--stage N`.
+        data: "clean" or "total" set; the classes are that set's.
+        image_size: side S of the square input, pixels.
+        epochs: passes over the set.
+        batch_size: global batch, images of all replicas together.
+        learning_rate: the highest rate of the schedule.
+        start_from: the stage whose finished model this one goes on from; None starts anew.
+        skip_layers: top layers that are not handed over (new ones take their place).
+        noisy_weight: loss weight c of an image outside the clean set ("total" only).
+        optimizer: "sgd" or "adamw" (decoupled weight decay).
+        momentum, nesterov: of "sgd".
+        weight_decay: decoupled, per step and rate; biases and BatchNorm have none.
+        schedule: "constant"; "inverse_time" lr/(1 + decay·step); "cosine" to zero.
+        decay: of "inverse_time", per step.
+        warmup_epochs: linear rise from zero ("cosine" only).
+        augmentation: see `Augmentation`.
+    """
+
+    number: int
+    data: str
+    image_size: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    start_from: int | None = None
+    skip_layers: tuple[str, ...] = ()
+    noisy_weight: float = 1.0
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    decay: float = 0.0
+    warmup_epochs: float = 0.0
+    augmentation: Augmentation = Augmentation()
+
+    def __post_init__(self):
+        _check_choices(self)
+        _check_positive(self, "number", "image_size", "epochs", "batch_size", "learning_rate")
+        if self.start_from is not None and self.start_from >= self.number:
+            raise ValueError(
+                f"stage.start_from: expected a stage before {self.number}. "
+                f"Received: {self.start_from}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One network of the ensemble.
+
+    Attributes:
+        name: the M of `--member M`; a letter, also its folder in the workdir.
+        model: see `Model`.
+        weight: factor of its L2-normalised embedding in the ensemble.
+        last_stage: it is trained through the stages 1 … last_stage.
+        seed: added to the recipe's seed, so that equal networks differ.
+    """
+
+    name: str
+    model: Model
+    weight: float = 1.0
+    last_stage: int = 1
+    seed: int = 0
+
+    def __post_init__(self):
+        if not self.name.isidentifier():
+            raise ValueError(f"member.name: expected a plain word. Received: {self.name!r}")
+        _check_positive(self, "weight", "last_stage")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A published system or a system of one's own, whole.
+
+    Attributes:
+        name: the NAME of `--recipe NAME`.
+        members: the networks; the first is the default of `--member`.
+        stages: the stages in order.
+        seed: order of the images, initial weights, augmentation.
+    """
+
+    name: str
+    members: tuple[Member, ...]
+    stages: tuple[Stage, ...]
+    seed: int = 0
+
+    def __post_init__(self):
+        numbers = [stage.number for stage in self.stages]
+        if numbers != list(range(1, len(numbers) + 1)):
+            raise ValueError(f"stages: expected the numbers 1, 2, … in order. Received: {numbers}")
+        for member in self.members:
+            if member.last_stage > len(numbers):
+                raise ValueError(
+                    f"member {member.name}: expected last_stage of at most {len(numbers)}. "
+                    f"Received: {member.last_stage}"
+                )
+
+    def member(self, name: str | None = None) -> Member:
+        """Returns the member of that name, or the first."""
+        for member in self.members:
+            if name in (None, member.name):
+                return member
+        names = ", ".join(member.name for member in self.members)
+        raise ValueError(f"--member: recipe {self.name} has {names}. Received: {name!r}")
+
+    def stages_of(self, member: Member, which: str) -> tuple[Stage, ...]:
+        """Returns the stages of `--stage WHICH` ("all" or a number) that `member` goes through."""
+        own = self.stages[: member.last_stage]
+        if which == "all":
+            return own
+        chosen = tuple(stage for stage in own if str(stage.number) == which)
+        if not chosen:
+            raise ValueError(
+                f"--stage: member {member.name} of recipe {self.name} has the stages "
+                f"1 … {member.last_stage} and 'all'. Received: {which!r}"
+            )
+        return chosen
+
+
+def _accepts(annotation: object, value: object) -> bool:
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else ()
+    if options:
+        return any(_accepts(option, value) for option in options)
+    if typing.get_origin(annotation) is tuple:
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, annotation)
+
+
+def replace(table, name: str, text: str):
+    """Returns `table` with the field `name` set to what `text` says.
+
+    `text` is read as a Python literal, else as a word: "3", "1e-3", "None", "gem".
+
+    Raises:
+        ValueError: no such field, or a value of another kind.
+    """
+    kind = type(table).__name__.lower()
+    first, _, rest = name.partition(".")
+    hints = typing.get_type_hints(type(table))
+    if first not in hints:
+        raise ValueError(f"--set {kind}.{name}: {kind} has {', '.join(hints)}")
+    if rest:
+        return dataclasses.replace(table, **{first: replace(getattr(table, first), rest, text)})
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if not _accepts(hints[first], value):
+        raise ValueError(
+            f"--set {kind}.{name}: expected {getattr(hints[first], '__name__', hints[first])}. "
+            f"Received: {text!r}"
+        )
+    return dataclasses.replace(table, **{first: value})
+
+
+def override(recipe: Recipe, settings: typing.Sequence[str]) -> Recipe:
+    """Returns the recipe with `--set` texts applied to all its stages, models or itself.
+
+    Args:
+        recipe: the recipe.
+        settings: texts such as "stage.epochs=1", "model.pooling=gem", "recipe.seed=3",
+            "stage.augmentation.flip=False".
+
+    Raises:
+        ValueError: the text names no field or has a value of another kind.
+    """
+    for setting in settings:
+        target, equals, text = setting.partition("=")
+        table, _, name = target.partition(".")
+        if not equals or not name or table not in ("stage", "model", "recipe"):
+            raise ValueError(
+                "--set: expected stage.FIELD=VALUE, model.FIELD=VALUE or recipe.FIELD=VALUE. "
+                f"Received: {setting!r}"
+            )
+        if table == "stage":
+            stages = tuple(replace(stage, name, text) for stage in recipe.stages)
+            recipe = dataclasses.replace(recipe, stages=stages)
+        elif table == "model":
+            members = tuple(
+                dataclasses.replace(member, model=replace(member.model, name, text))
+                for member in recipe.members
+            )
+            recipe = dataclasses.replace(recipe, members=members)
+        else:
+            recipe = replace(recipe, name, text)
+    return recipe

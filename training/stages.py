@@ -1,0 +1,158 @@
+"""One stage from its first step to its finished model, however often it is stopped between."""
+
+import dataclasses
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from training import reporting
+from training.checkpoints import Checkpoints
+from training.trainer import Trainer
+
+RECORD_NAME = "stage.json"
+
+
+class StoppedError(Exception):
+    """Ctrl-C or SIGTERM came; the state is saved and the same command goes on from there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long a stage trains and how often the host looks.
+
+    Attributes:
+        stage: its number, for the reports.
+        total_steps: steps of the stage.
+        steps_per_epoch: validation comes after each epoch.
+        steps_per_loop: steps on the device between two reports.
+        checkpoint_seconds: a checkpoint is written when this much time has passed.
+    """
+
+    stage: int
+    total_steps: int
+    steps_per_epoch: int
+    steps_per_loop: int = 100
+    checkpoint_seconds: float = 300.0
+
+    def next_stop(self, step: int) -> int:
+        """Returns the step at which the loop that starts at `step` ends."""
+        epoch_end = (step // self.steps_per_epoch + 1) * self.steps_per_epoch
+        return min(step + self.steps_per_loop, epoch_end, self.total_steps)
+
+
+def run_stage(
+    model_path: str,
+    trainer: Trainer,
+    plan: Plan,
+    make_batches: Callable[[int], tf.data.Dataset],
+    validation: tf.data.Dataset | None = None,
+) -> None:
+    """Trains a stage to its end and writes its model.
+
+    Args:
+        model_path: of the finished model; log and checkpoints lie in the same folder.
+        trainer: with the model and the optimizer of this stage.
+        plan: see `Plan`.
+        make_batches: first step → endless training batches from there.
+        validation: passed over after each epoch.
+
+    Raises:
+        StoppedError: a signal asked for it; everything is saved.
+    """
+    directory = os.path.dirname(model_path)
+    checkpoints = Checkpoints(
+        os.path.join(directory, "checkpoints"), trainer.model, trainer.optimizer
+    )
+    first_step = checkpoints.restore() or 0
+    if first_step:
+        print(f"stage {plan.stage}: goes on from the checkpoint of step {first_step}", flush=True)
+    reporter = reporting.Reporter(
+        directory,
+        stage=plan.stage,
+        total_steps=plan.total_steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        first_step=first_step,
+        batch_size=trainer.global_batch_size,
+    )
+    distribute = trainer.strategy.experimental_distribute_dataset
+    batches = iter(distribute(make_batches(first_step)))
+    validation = distribute(validation) if validation is not None else None
+    with _StopSignal() as stop:
+        _train(trainer, plan, batches, validation, reporter, checkpoints, stop)
+    reporter.close()
+    save_model(trainer.model, model_path)
+
+
+def _train(trainer, plan, batches, validation, reporter, checkpoints, stop) -> None:
+    saved_at = time.monotonic()
+    while trainer.step < plan.total_steps:
+        steps = plan.next_stop(trainer.step) - trainer.step
+        result = trainer.train(batches, steps)
+        reporter.train(trainer.step, result, trainer.learning_rate)
+        if validation is not None and trainer.step % plan.steps_per_epoch == 0:
+            reporter.validation(trainer.step, trainer.evaluate(validation))
+        due = time.monotonic() - saved_at > plan.checkpoint_seconds
+        if due or stop.asked or trainer.step >= plan.total_steps:
+            checkpoints.save()
+            saved_at = time.monotonic()
+        if stop.asked and trainer.step < plan.total_steps:
+            raise StoppedError(f"stage {plan.stage} is saved at step {trainer.step}")
+
+
+def save_model(model: keras.Model, path: str) -> None:
+    """Writes the finished model under a temporary name and renames it."""
+    partial = os.path.join(os.path.dirname(path), "partial.keras")
+    model.save(partial)
+    tf.io.gfile.rename(partial, path, overwrite=True)
+
+
+def record(directory: str, made_with: dict) -> None:
+    """Writes what a stage is made with, or checks it against what was written before.
+
+    Args:
+        directory: the stage's folder.
+        made_with: the recipe's tables and the data's digest; JSON values.
+
+    Raises:
+        ValueError: the folder holds a stage made with something else.
+    """
+    path = os.path.join(directory, RECORD_NAME)
+    made_with = json.loads(json.dumps(made_with))
+    if tf.io.gfile.exists(path):
+        with tf.io.gfile.GFile(path) as file:
+            before = json.load(file)["made_with"]
+        changed = sorted(name for name in made_with if made_with[name] != before.get(name))
+        if changed:
+            raise ValueError(
+                f"{directory} was begun with another {' and '.join(changed)}. Take another "
+                "--workdir, or remove that folder to start the stage anew"
+            )
+        return
+    tf.io.gfile.makedirs(directory)
+    text = json.dumps({"made_with": made_with, "environment": reporting.environment()}, indent=1)
+    reporting.write_text(path, text + "\n")
+
+
+class _StopSignal:
+    """Turns the first Ctrl-C or SIGTERM into a wish; a second one acts at once."""
+
+    def __enter__(self):
+        self.asked = False
+        self._before = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, frame):
+        self.asked = True
+        print("stopping after this loop, the state will be saved", flush=True)
+        signal.signal(number, self._before[number])
