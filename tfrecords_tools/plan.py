@@ -60,11 +60,14 @@ def plan_digest(request: str, rows: Sequence[Row], results: Sequence[Inspection 
 def load_plan(directory: str) -> Plan | None:
     """Reads `plan.json`; None where there is none yet.
 
-    Raises ConversionError if there are shards or a manifest without a plan.
+    Raises ConversionError if it is damaged, or if there are shards or a manifest without it.
     """
     path = os.path.join(directory, PLAN_NAME)
     if tf.io.gfile.exists(path):
-        return Plan(**json.loads(_read(path)))
+        try:
+            return Plan(**json.loads(_read(path)))
+        except (TypeError, ValueError) as error:
+            raise ConversionError(f"{path}: expected two digests. Received: {error}") from error
     for pattern in ("*.tfrec", MANIFEST_NAME):
         if tf.io.gfile.glob(os.path.join(directory, pattern)):
             raise ConversionError(
@@ -81,24 +84,24 @@ def save_plan(directory: str, plan: Plan) -> None:
 
 
 def save_inspections(
-    directory: str, rows: Sequence[Row], results: Sequence[Inspection | str]
+    directory: str, request: str, rows: Sequence[Row], results: Sequence[Inspection | str]
 ) -> None:
     """Writes `inspection.csv`; a result is an Inspection or the reason against the image."""
-    lines = _inspection_lines(rows, results)
-    _write_csv(os.path.join(directory, INSPECTION_NAME), _INSPECTION_HEADER, lines)
+    lines = [_INSPECTION_HEADER, *_inspection_lines(rows, results)]
+    _write_csv(os.path.join(directory, INSPECTION_NAME), ["request", request], lines)
 
 
-def load_inspections(directory: str, rows: Sequence[Row]) -> list[Inspection | str] | None:
-    """Reads `inspection.csv` back; None where it is absent or tells of other rows."""
+def load_inspections(directory: str, request: str) -> list[Inspection | str] | None:
+    """Reads `inspection.csv` back; None where it is absent or belongs to another request."""
     path = os.path.join(directory, INSPECTION_NAME)
     if not tf.io.gfile.exists(path):
         return None
-    header, *lines = csv.reader(io.StringIO(_read(path)))
-    if header != _INSPECTION_HEADER or [line[0] for line in lines] != [row.id for row in rows]:
+    lines = list(csv.reader(io.StringIO(_read(path))))
+    if lines[:2] != [["request", request], _INSPECTION_HEADER]:
         return None
     return [
         reason or Inspection(kind, int(width), int(height), change, int(size))
-        for _, reason, kind, width, height, change, size in lines
+        for _, reason, kind, width, height, change, size in lines[2:]
     ]
 
 

@@ -127,9 +127,12 @@ class _Job:
 
 def _summarise_complete(output: str, known: plan.Plan | None) -> Summary | None:
     """Returns the summary of a conversion that an earlier run completed, else None."""
-    if known is None or not tf.io.gfile.exists(os.path.join(output, schema.MANIFEST_NAME)):
+    if known is None:
         return None
-    manifest = schema.Manifest.load(output)
+    try:
+        manifest = schema.Manifest.load(output)
+    except (FileNotFoundError, ValueError):  # not written yet, or damaged since
+        return None
     shards = [shard for members in manifest.splits.values() for shard in members]
     is_complete = manifest.plan == known.plan and all(
         _size(os.path.join(output, shard.name)) == shard.bytes for shard in shards
@@ -145,7 +148,7 @@ def _size(path: str) -> int | None:
 
 def _convert(job: _Job, request: str, known: plan.Plan | None) -> Summary:
     tf.io.gfile.makedirs(job.output)
-    results = _inspect(job)
+    results = _inspect(job, request)
     digest = plan.plan_digest(request, job.table.rows, results)
     if known is not None and known.plan != digest:
         raise ConversionError(
@@ -168,10 +171,10 @@ def _convert(job: _Job, request: str, known: plan.Plan | None) -> Summary:
     return Summary(manifest, rejects, changes, written, kept, 0.0)
 
 
-def _inspect(job: _Job) -> _Results:
+def _inspect(job: _Job, request: str) -> _Results:
     """The first pass: decodes every image, or reads what a stopped run found."""
     rows = job.table.rows
-    results = plan.load_inspections(job.output, rows)
+    results = plan.load_inspections(job.output, request)
     if results is not None:
         return results
     progress = Progress("inspect", len(rows), job.stream)
@@ -180,7 +183,7 @@ def _inspect(job: _Job) -> _Results:
         results.append(result)
         progress.advance()
     progress.close()
-    plan.save_inspections(job.output, rows, results)
+    plan.save_inspections(job.output, request, rows, results)
     return results
 
 
@@ -317,6 +320,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except ConversionError as error:
         print(f"write.py: {error}", file=sys.stderr)
+        return 1
+    except tf.errors.OpError as error:  # a full disk, a folder without permission
+        print(f"write.py: {error.message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("write.py: stopped; the same command goes on from here", file=sys.stderr)
