@@ -22,12 +22,12 @@ if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import numpy as np
+import tensorflow as tf
 
-from export.savedmodel import INFO_NAME  # noqa: E402
-from input_pipeline import ops, schema  # noqa: E402
-from retrieval.embeddings import EmbeddingsWriter  # noqa: E402
+from export.savedmodel import INFO_NAME
+from input_pipeline import ops, schema
+from retrieval.embeddings import EmbeddingsWriter
 
 PROGRESS_SECONDS = 10.0
 
@@ -94,6 +94,9 @@ def embed(
 ) -> Counts:
     """Describes images with a SavedModel and writes an embeddings directory.
 
+    An ensemble's descriptors all have the same length, the norm of its weights; they are stored
+    divided by it, which changes no ranking.
+
     Args:
         sources: the images; see `table_sources` and `shard_sources`.
         model: folder that `export.savedmodel` has written.
@@ -111,6 +114,7 @@ def embed(
         ValueError: no image could be read, or an id is repeated.
     """
     info = load_info(model)
+    norm = float(np.linalg.norm(info["weights"]))  # of an ensemble's descriptor; 1 for a member
     describe = tf.saved_model.load(model).signatures["squares"]
     sizes = sorted(set(info["image_sizes"]))
     rejects, progress = [], _Progress(total)
@@ -126,9 +130,9 @@ def embed(
                 images[: len(batch)] = [squared[position] for _, squared in batch]
                 squares[f"square_{size}"] = tf.constant(images)
             vectors = describe(**squares)["global_descriptor"].numpy()
-            writer.append([image_id for image_id, _ in batch], vectors[: len(batch)])
+            writer.append([image_id for image_id, _ in batch], vectors[: len(batch)] / norm)
             progress.add(len(batch))
-        writer.rejected = len(rejects)
+        writer.reject(len(rejects))
     _write_rejects(output, rejects)
     return Counts(progress.done, len(rejects))
 

@@ -17,14 +17,14 @@ if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import keras  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import keras
+import tensorflow as tf
 
-import recipes  # noqa: E402
-from input_pipeline import ops  # noqa: E402
-from models.builder import embedding_model  # noqa: E402
-from models.storage import load_model  # noqa: E402
-from recipes import layout  # noqa: E402
+import recipes
+from input_pipeline import ops
+from models.builder import embedding_model
+from models.storage import load_model
+from recipes import layout
 
 INFO_NAME = "waymark.json"
 

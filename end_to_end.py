@@ -1,0 +1,290 @@
+"""The whole main job: table of images → shards → stages → embeddings → GAP and mAP@100 → report.
+
+python end_to_end.py --recipe grocery --source FOLDER runs every command of a recipe in order and
+prints each one, so that any of them can be repeated by hand. FOLDER holds train.csv, index.csv,
+query.csv (and query_nomatch.csv), retrieval_solution.csv and recognition_solution.csv. Without
+--source the photographs of the demo are drawn first. A second run does only what is missing.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import recipes
+from recipes import layout
+from recipes.schema import Member, Recipe
+
+SEARCHES = ("exact", "scann")
+
+
+class StepError(RuntimeError):
+    """A step ended with an exit code that is not 0; its message has been printed."""
+
+    def __init__(self, exit_code: int):
+        super().__init__(f"exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+class Job:
+    """Runs commands in order, skips what is up to date, and times the rest.
+
+    Args:
+        recipe: what to train.
+        source: folder of the tables.
+        workdir: where everything goes.
+    """
+
+    def __init__(self, recipe: Recipe, source: str, workdir: str):
+        self.recipe = recipe
+        self.source = source
+        self.workdir = workdir
+        self.seconds: dict[str, float] = {}
+
+    def path(self, *parts: str) -> str:
+        """Returns a path inside the workdir."""
+        return os.path.join(self.workdir, *parts)
+
+    def table(self, name: str) -> str:
+        """Returns a path inside the source folder."""
+        return os.path.join(self.source, name)
+
+    def run(
+        self, kind: str, script: str, main: Callable, argv: Sequence[str], output: str, *inputs: str
+    ) -> None:
+        """Runs `script` unless `output` is newer than `inputs`; adds its time to `kind`."""
+        if _up_to_date(output, inputs):
+            return
+        print(f"\n$ python {script} {shlex.join(argv)}", flush=True)
+        started = time.monotonic()
+        # 3: done, but some images were rejected; they are listed, and the job goes on.
+        if (exit_code := main(list(argv))) not in (0, 3):
+            raise StepError(exit_code)
+        os.utime(output)
+        self.seconds[kind] = self.seconds.get(kind, 0.0) + time.monotonic() - started
+
+
+def _up_to_date(output: str, inputs: Sequence[str]) -> bool:
+    if not os.path.exists(output):
+        return False
+    return all(os.path.getmtime(path) <= os.path.getmtime(output) for path in inputs)
+
+
+def draw(job: Job) -> None:
+    """Draws the photographs of the demo."""
+    from demo import draw as command
+
+    argv = ["--output", job.source]
+    job.run("draw", "demo/draw.py", command.main, argv, job.table("manifest.json"))
+
+
+def convert(job: Job) -> None:
+    """Converts the training table into shards."""
+    from tfrecords_tools import write as command
+
+    argv = ["--table", job.table("train.csv"), "--output", job.path("shards")]
+    output = job.path("shards", "manifest.json")
+    job.run("convert", "tfrecords_tools/write.py", command.main, argv, output, argv[1])
+
+
+def train(job: Job, settings: Sequence[str]) -> None:
+    """Trains every member through its stages."""
+    import train as command
+
+    for member in job.recipe.members:
+        argv = ["--recipe", job.recipe.name, "--member", member.name, "--stage", "all"]
+        argv += ["--data", job.path("shards"), "--workdir", job.workdir]
+        argv += [word for setting in settings for word in ("--set", setting)]
+        output = layout.model_path(job.workdir, member.name, member.last_stage)
+        job.run("train", "train.py", command.main, argv, output)
+
+
+def embed(job: Job, member: Member, stage: int) -> None:
+    """Exports one stage of one member and embeds the index and the queries with it."""
+    from export import embed as embed_command
+    from export import savedmodel as export_command
+
+    name = f"{member.name}-stage-{stage}"
+    model = job.path("models", name)
+    argv = ["--recipe", job.recipe.name, "--workdir", job.workdir, "--member", member.name]
+    argv += ["--stage", str(stage), "--output", model]
+    trained = layout.model_path(job.workdir, member.name, stage)
+    info = os.path.join(model, export_command.INFO_NAME)
+    job.run("export", "export/savedmodel.py", export_command.main, argv, info, trained)
+    queries = [job.table("query.csv")]
+    if os.path.exists(job.table("query_nomatch.csv")):
+        queries.append(job.table("query_nomatch.csv"))
+    for images, tables in (("index", [job.table("index.csv")]), ("query", queries)):
+        output = job.path("embeddings", name, images)
+        argv = ["--model", model, "--table", *tables, "--output", output]
+        done = os.path.join(output, "manifest.json")
+        job.run("embed", "export/embed.py", embed_command.main, argv, done, info, *tables)
+
+
+def export_ensemble(job: Job) -> None:
+    """Writes the ensemble of all members as one SavedModel."""
+    from export import savedmodel as command
+
+    output = job.path("models", "ensemble")
+    argv = ["--recipe", job.recipe.name, "--workdir", job.workdir, "--output", output]
+    trained = [layout.model_path(job.workdir, m.name, m.last_stage) for m in job.recipe.members]
+    info = os.path.join(output, command.INFO_NAME)
+    job.run("export", "export/savedmodel.py", command.main, argv, info, *trained)
+
+
+def score(job: Job, name: str, members: Sequence[tuple[Member, int]], search: str) -> dict:
+    """Returns mAP@100, recall@1 and GAP of a member or an ensemble with one kind of search."""
+    from eval import gap as gap_command
+    from eval import mean_ap as map_command
+
+    folders = [job.path("embeddings", f"{m.name}-stage-{stage}") for m, stage in members]
+    common = [word for part in ("index", "query") for word in _folders(part, folders)]
+    if len(members) > 1:
+        common += ["--weights", *(str(member.weight) for member, _ in members)]
+    common += ["--search", search]
+    inputs = [os.path.join(f, p, "manifest.json") for f in folders for p in ("index", "query")]
+    result = {}
+    for metric, command, table, more in (
+        ("mean_ap", map_command, "retrieval_solution.csv", []),
+        ("gap", gap_command, "recognition_solution.csv", ["--labels", job.table("index.csv")]),
+    ):
+        output = job.path("scores", f"{name}-{search}-{metric}.json".replace(" ", "-"))
+        os.makedirs(os.path.dirname(output), exist_ok=True)
+        argv = [*common, "--solution", job.table(table), *more, "--output", output]
+        job.run("evaluate", f"eval/{metric}.py", command.main, argv, output, *inputs)
+        with open(output, encoding="utf-8") as file:
+            result |= json.load(file)
+    return {key: result[key] for key in ("map_at_100", "recall_at_1", "gap")}
+
+
+def _folders(part: str, folders: Sequence[str]) -> list[str]:
+    return [f"--{part}", *(os.path.join(folder, part) for folder in folders)]
+
+
+def score_all(job: Job) -> list[dict]:
+    """Returns the rows of the results: each member's stages and the ensemble, both searches."""
+    entries = []
+    for member in job.recipe.members:
+        for stage in job.recipe.stages_of(member, "all"):
+            name = f"{member.name} stage {stage.number}"
+            about = {"member": member.name, "stage": stage.number, "pixels": stage.image_size}
+            entries.append((name, about, [(member, stage.number)]))
+    everyone = [(member, member.last_stage) for member in job.recipe.members]
+    entries.append(("ensemble", {"member": "ensemble", "stage": None, "pixels": None}, everyone))
+    return [
+        {"name": name, **about, "search": search, **score(job, name, members, search)}
+        for name, about, members in entries
+        for search in SEARCHES
+    ]
+
+
+def rank(job: Job) -> str:
+    """Writes the ensemble's ranking of the index for each query; returns its path."""
+    from retrieval import search as command
+
+    folders = [
+        job.path("embeddings", f"{member.name}-stage-{member.last_stage}")
+        for member in job.recipe.members
+    ]
+    argv = [*_folders("index", folders), *_folders("query", folders)]
+    argv += ["--weights", *(str(member.weight) for member in job.recipe.members)]
+    output = job.path("rankings.csv")
+    inputs = [os.path.join(folder, "query", "manifest.json") for folder in folders]
+    argv += ["--search", "exact", "--output", output]
+    job.run("evaluate", "retrieval/search.py", command.main, argv, output, *inputs)
+    return output
+
+
+def write_results(job: Job, rows: list[dict], rankings: str) -> str:
+    """Writes results.json, what the report reads; returns its path."""
+    from training.reporting import write_text
+
+    curves = [
+        {"member": row["member"], "stage": row["stage"], "log": _log(row["member"], row["stage"])}
+        for row in rows
+        if row["stage"] is not None and row["search"] == SEARCHES[0]
+    ]
+    tables = {
+        name: os.path.abspath(job.table(file))
+        for name, file in (
+            ("solution", "retrieval_solution.csv"),
+            ("query_table", "query.csv"),
+            ("index_table", "index.csv"),
+        )
+    }
+    results = {
+        "title": f"Waymark: {job.recipe.name}",
+        "dataset": os.path.basename(os.path.abspath(job.source)),
+        "seconds": {kind: round(value, 1) for kind, value in job.seconds.items()},
+        "rows": rows,
+        "curves": curves,
+        "rankings": {"predictions": os.path.basename(rankings), **tables},
+    }
+    path = job.path("results.json")
+    write_text(path, json.dumps(results, indent=1) + "\n")
+    return path
+
+
+def _log(member: str, stage: int) -> str:
+    return os.path.join(layout.stage_directory("", member, stage), "log.jsonl")
+
+
+def print_table(rows: Sequence[dict]) -> None:
+    """Prints the metrics by stage and for the ensemble, exact and ScaNN side by side."""
+    print(f"\n{'':14}{'pixels':>7}" + "".join(f"{s:>11} mAP@100    R@1    GAP" for s in SEARCHES))
+    for name in dict.fromkeys(row["name"] for row in rows):
+        same = [row for row in rows if row["name"] == name]
+        cells = "".join(
+            f"{row['map_at_100']:19.3f}{row['recall_at_1']:7.3f}{row['gap']:7.3f}" for row in same
+        )
+        print(f"{name:14}{same[0]['pixels'] or '':>7}{cells}")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--recipe", default="demo", help=", ".join(recipes.NAMES))
+    parser.add_argument("--source", help="folder of the tables (default: the demo's photographs)")
+    parser.add_argument("--workdir", help="where everything goes (default: runs/RECIPE)")
+    parser.add_argument("--set", action="append", default=[], help="as in train.py")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the whole job; returns the exit code."""
+    from eval import report
+
+    args = parse_args(argv)
+    started = time.monotonic()
+    try:
+        recipe = recipes.load(args.recipe)
+        workdir = args.workdir or os.path.join("runs", recipe.name)
+        job = Job(recipe, args.source or os.path.join(workdir, "photographs"), workdir)
+        os.makedirs(workdir, exist_ok=True)
+        if args.source is None:
+            draw(job)
+        convert(job)
+        train(job, args.set)
+        for member in recipe.members:
+            for stage in recipe.stages_of(member, "all"):
+                embed(job, member, stage.number)
+        export_ensemble(job)
+        rows = score_all(job)
+        results = write_results(job, rows, rank(job))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except StepError as error:
+        return error.exit_code
+    page = job.path("report.html")
+    report.main(["--results", results, "--output", page])
+    print_table(rows)
+    print(f"\n{time.monotonic() - started:.0f} s. Open {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
