@@ -25,12 +25,13 @@ SHRUNK = "shrunk"
 MAX_PIXELS = 89_478_485  # Pillow's own threshold of a suspicious image
 CONVERTED_QUALITY = 95
 
-# Others are either no photographs or, as EPS, run a program to be decoded. An MPO file, which many
-# cameras write, is a JPEG file with a second image behind the first.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# Others are either no photographs or, as EPS, run a program to be decoded. Many cameras write MPO,
+# a JPEG file with a second image behind the first: Pillow opens it as JPEG and calls it MPO.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _STORED_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", *_SIXTEEN_BITS)
+_JPEG_END = b"\xff\xd9"
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -140,14 +141,19 @@ def _decode(image: Image.Image, data: bytes) -> None:
         if image.format == "PNG":
             # Checksums of all chunks; the file is used up by it. load() reads up to the pixels.
             Image.open(io.BytesIO(data), formats=_FORMATS).verify()
-            if _PNG_END not in data:
-                raise RejectedImageError(TRUNCATED)
-        elif image.format in ("JPEG", "MPO") and image.mode == "RGB":
-            # 1/8 of the size and no colours: half the time, and every coefficient is still read.
-            image.draft("L", (1, 1))
+            has_end = _PNG_END in data
+        elif image.format in ("JPEG", "MPO"):
+            # Pillow has read up to the first scan, so past the marks of an embedded thumbnail. The
+            # mark cannot occur among coefficients, and at 1/8 its absence goes unnoticed.
+            has_end = data.find(_JPEG_END, image.fp.tell()) >= 0
+            if image.mode == "RGB":
+                # 1/8 of the size without colours: half the time, every coefficient is still read.
+                image.draft("L", (1, 1))
+        else:
+            has_end = True
         image.load()
-    except RejectedImageError:
-        raise
     except Exception as error:
         is_cut = "truncated" in str(error).lower()
         raise RejectedImageError(TRUNCATED if is_cut else DAMAGED) from error
+    if not has_end:
+        raise RejectedImageError(TRUNCATED)

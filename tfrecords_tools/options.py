@@ -1,6 +1,7 @@
 """The options of a conversion: everything on which the contents of the shards depend."""
 
 import dataclasses
+import os
 from typing import Any
 
 from input_pipeline import schema
@@ -91,4 +92,7 @@ class Options:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the options for the manifest and for the digest of the request."""
-        return dataclasses.asdict(self)
+        return {
+            name: os.fspath(value) if isinstance(value, os.PathLike) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
