@@ -4,11 +4,13 @@ All of them come from the `efficientnet` package, the winner's own; another libr
 one more entry here. Nothing is normalised inside: `models.builder` does that once, before.
 """
 
+import os
 import pathlib
 
 import keras
 from efficientnet import model as efficientnet
-from efficientnet import tfkeras, weights
+from efficientnet import tfkeras
+from efficientnet import weights as published
 
 # Width, depth, and the resolution the paper gives (arXiv:1905.11946, table 1 of its code).
 COEFFICIENTS = {
@@ -20,6 +22,20 @@ COEFFICIENTS = {
     "efficientnet-b5": (1.6, 2.2, 456),
     "efficientnet-b6": (1.8, 2.6, 528),
     "efficientnet-b7": (2.0, 3.1, 600),
+}
+
+# Where the published weights lie, and the checksums of their files.
+ADDRESSES = {
+    "imagenet": published.IMAGENET_WEIGHTS_PATH,
+    "noisy-student": published.NS_WEIGHTS_PATH,
+}
+HASHES = {
+    "imagenet": published.IMAGENET_WEIGHTS_HASHES,
+    "noisy-student": published.NS_WEIGHTS_HASHES,
+}
+FILES = {
+    "imagenet": "{}_weights_tf_dim_ordering_tf_kernels_autoaugment_notop.h5",
+    "noisy-student": "{}_noisy-student_notop.h5",
 }
 
 
@@ -67,7 +83,7 @@ def build_backbone(
 
 def _weights_file(name: str, source: str) -> str:
     """Returns the path of the weights, downloading those of a published set."""
-    if source not in ("imagenet", "noisy-student"):
+    if source not in ADDRESSES:
         if not pathlib.Path(source).is_file():
             raise FileNotFoundError(
                 "weights: expected 'imagenet', 'noisy-student' or a weights file. "
@@ -78,21 +94,18 @@ def _weights_file(name: str, source: str) -> str:
         raise ValueError(
             f"weights={source!r}: published for efficientnet-b0 … b7 only. Received: {name!r}"
         )
-    if source == "imagenet":
-        file = f"{name}_weights_tf_dim_ordering_tf_kernels_autoaugment_notop.h5"
-        address, hashes = weights.IMAGENET_WEIGHTS_PATH, weights.IMAGENET_WEIGHTS_HASHES
-    else:
-        file = f"{name}_noisy-student_notop.h5"
-        address, hashes = weights.NS_WEIGHTS_PATH, weights.NS_WEIGHTS_HASHES
-    return _download(file, address + file, hashes[name][1])
+    file = FILES[source].format(name)
+    return _download(file, ADDRESSES[source] + file, HASHES[source][name][1])
 
 
-def _download(file: str, address: str, sha256: str) -> str:
-    folder = pathlib.Path(keras.config.keras_home()) / "models"
+def _download(file: str, address: str, checksum: str) -> str:
+    home = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
     try:
-        return keras.utils.get_file(file, address, cache_subdir="models", file_hash=sha256)
-    except Exception as error:
+        return keras.utils.get_file(
+            file, address, cache_dir=str(home), cache_subdir="models", file_hash=checksum
+        )
+    except Exception as error:  # get_file raises a bare Exception
         raise FileNotFoundError(
             f"could not download {address} ({error}). Fetch {file} on another machine and put it "
-            f"in {folder}, or train from random weights with --set model.weights=None"
+            f"in {home / 'models'}, or train from random weights with --set model.weights=None"
         ) from error
