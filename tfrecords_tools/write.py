@@ -4,7 +4,8 @@
     python tfrecords_tools/write.py --table index.csv --output data/index --split index
 
 The first pass looks at every image, the second writes the shards. Each shard appears under its
-final name only when it is finished; the same command, started again, keeps it.
+final name only when it is finished; the same command, started again, keeps it. Once the set is
+complete the command changes nothing: images mended later need another folder.
 """
 
 import argparse
@@ -158,6 +159,7 @@ def _convert(job: _Job, request: str, known: plan.Plan | None) -> Summary:
     good, rejects = _sort_out(job.table, results)
     plan.save_rejects(job.output, rejects)
     if not good:
+        plan.remove_inspections(job.output)
         raise ConversionError(
             f"expected at least one usable image. Received: {len(rejects)} rejected rows "
             f"({_count_reasons(rejects)})"
