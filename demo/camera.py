@@ -43,7 +43,7 @@ def stand(landmark: Landmark, rng: np.random.Generator) -> View:
     size = _picture_size(landmark, rng)
     room = landmark.setting == ROOM
     spread = landmark.azimuth
-    angle = rng.uniform(-spread, spread) if rng.random() < 0.35 else rng.normal(0, spread * 0.4)
+    angle = rng.uniform(-spread, spread) if rng.random() < 0.3 else rng.normal(0, spread * 0.45)
     azimuth = math.radians(float(np.clip(angle, -spread, spread)))
     distance = float(rng.uniform(1.25, 1.7) if room else rng.uniform(1.5, 3.2))
     eye = landmark.height * float(rng.uniform(0.3, 0.6) if room else _eye_height(rng))
@@ -59,7 +59,7 @@ def stand(landmark: Landmark, rng: np.random.Generator) -> View:
         size[1] * (0.5 + float(rng.uniform(-loose, loose))),
     )
     roll = math.radians(float(rng.normal(0, 9.0 if rng.random() < 0.08 else 1.8)))
-    matrix = _projection(position, target, focal, centre, roll)
+    matrix = projection(position, target, focal, centre, roll)
     return View(matrix, position, azimuth, size)
 
 
@@ -81,21 +81,22 @@ def _zoom(rng: np.random.Generator, room: bool) -> tuple[float, float]:
     """The share of the picture that the landmark fills, and how far off centre it may be."""
     chance = rng.random()
     if room:
-        return float(rng.uniform(1.25, 1.9)), 0.06
-    if chance < 0.62:
-        return float(rng.uniform(0.62, 0.98)), 0.12
-    if chance < 0.82:
-        return float(rng.uniform(0.38, 0.62)), 0.2
-    return float(rng.uniform(1.0, 1.7)), 0.22
+        return float(rng.uniform(1.3, 1.8)), 0.06
+    if chance < 0.74:
+        return float(rng.uniform(0.8, 1.12)), 0.09
+    if chance < 0.88:
+        return float(rng.uniform(0.5, 0.8)), 0.16
+    return float(rng.uniform(1.1, 1.6)), 0.18
 
 
-def _projection(
+def projection(
     position: np.ndarray,
     target: np.ndarray,
     focal: float,
     centre: tuple[float, float],
     roll: float,
 ) -> np.ndarray:
+    """The camera's matrix (3, 4): pixels from homogeneous space, y up there and down here."""
     forward = (target - position) / np.linalg.norm(target - position)
     right = np.cross(forward, [0.0, 1.0, 0.0])
     right /= np.linalg.norm(right)

@@ -35,12 +35,12 @@ class Light(NamedTuple):
 
 # name: (share, zenith, horizon, tint, sun, glow)
 _HOURS = (
-    (0.34, (66, 118, 196), (176, 206, 232), (1.05, 1.02, 0.97), 0.9, 0.0),
-    (0.25, (158, 166, 176), (206, 210, 212), (0.86, 0.89, 0.93), 0.1, 0.0),
-    (0.13, (112, 132, 178), (246, 206, 150), (1.14, 0.94, 0.70), 0.8, 0.05),
-    (0.09, (196, 190, 184), (236, 230, 220), (0.80, 0.78, 0.78), 0.2, 0.0),
-    (0.09, (42, 52, 102), (190, 126, 116), (0.56, 0.48, 0.62), 0.0, 0.8),
-    (0.10, (8, 10, 24), (36, 36, 56), (0.24, 0.25, 0.36), 0.0, 1.0),
+    (0.42, (66, 118, 196), (176, 206, 232), (1.05, 1.02, 0.97), 0.9, 0.0),
+    (0.27, (158, 166, 176), (206, 210, 212), (0.86, 0.89, 0.93), 0.1, 0.0),
+    (0.12, (112, 132, 178), (246, 206, 150), (1.14, 0.94, 0.70), 0.8, 0.05),
+    (0.07, (196, 190, 184), (236, 230, 220), (0.80, 0.78, 0.78), 0.2, 0.0),
+    (0.06, (42, 52, 102), (190, 126, 116), (0.66, 0.58, 0.70), 0.0, 0.8),
+    (0.06, (8, 10, 24), (36, 36, 56), (0.34, 0.34, 0.44), 0.0, 1.0),
 )
 
 
@@ -49,8 +49,8 @@ def draw_light(rng: np.random.Generator) -> Light:
     shares = np.cumsum([hour[0] for hour in _HOURS])
     index = int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))
     _, zenith, horizon, tint, sun, glow = _HOURS[min(index, len(_HOURS) - 1)]
-    wobble = rng.normal(1.0, 0.07, 3) * rng.uniform(0.8, 1.15)
-    foggy = rng.random() < 0.12
+    wobble = rng.normal(1.0, 0.045, 3) * rng.uniform(0.85, 1.12)
+    foggy = rng.random() < 0.08
     return Light(
         zenith=blend(zenith, horizon, float(rng.uniform(0, 0.5))),
         horizon=horizon,
@@ -58,7 +58,7 @@ def draw_light(rng: np.random.Generator) -> Light:
         sun=sun * float(rng.uniform(0.6, 1.0)),
         side=float(rng.uniform(-1.4, 1.4)),
         clouds=float(rng.uniform(0, 1)),
-        haze=float(rng.uniform(0.3, 0.6) if foggy else rng.uniform(0.0, 0.12)),
+        haze=float(rng.uniform(0.2, 0.5) if foggy else rng.uniform(0.0, 0.12)),
         glow=glow,
     )
 

@@ -21,7 +21,7 @@ def statue(style: np.random.Generator, detail: np.random.Generator) -> Landmark:
         _rider(canvas, (WIDTH / 2, top), metal, detail)
         half = 95.0
     else:
-        _person(canvas, (WIDTH / 2, top, top - 20), metal, detail)
+        _person(canvas, (WIDTH / 2, top, top * 0.8), metal, detail)
         half = float(detail.uniform(45, 80))
     canvas.relief()
     _pedestal(canvas, (WIDTH / 2, top, half), jitter(detail, pick(style, WALLS)), detail)
@@ -143,7 +143,7 @@ def _rider(canvas: Canvas, place: Point, metal: Colour, rng: np.random.Generator
     canvas.limb([(x + 48, back - rear * 0.6), (x + 78, head[1] + 8)], metal, 26)
     canvas.limb([(x + 76, head[1]), (x + 104, head[1] + 20)], metal, 17)
     canvas.limb([(hind - 16, back + rear * 0.5), (hind - 34, back + 55)], metal, 8)
-    _person(canvas, (x - 6, feet - 34, min(170.0, feet - 46)), metal, rng)
+    _person(canvas, (x - 6, feet - 34, min(150.0, (feet - 34) * 0.8)), metal, rng)
 
 
 def column(style: np.random.Generator, detail: np.random.Generator) -> Landmark:
@@ -168,7 +168,7 @@ def column(style: np.random.Generator, detail: np.random.Generator) -> Landmark:
     canvas.text((x - 42, base + 12, x + 42, base + 34), place_name(detail), shift(stone, 0.35))
     kind = int(detail.integers(4))
     if kind == 0:
-        _person(canvas, (x, top - 6, top - 12), metal, detail)
+        _person(canvas, (x, top - 6, top * 0.78), metal, detail)
     elif kind == 1:
         canvas.ellipse((x - 24, top - 54, x + 24, top - 6), metal)
         canvas.round_off(x - 24, x + 24, top - 54, top - 6)

@@ -7,46 +7,54 @@ from PIL import Image, ImageDraw
 
 from demo.camera import View
 from demo.materials import VIVID, Colour, jitter, pick, shift
+from demo.shapes import ROOM, WATER, Landmark
 
 SKINS: tuple[Colour, ...] = ((236, 198, 170), (198, 150, 114), (140, 96, 70), (96, 66, 50))
 
 
-def occlude(
-    view: View, frame: Image.Image, extent: tuple[float, float], rng: np.random.Generator
-) -> None:
-    """Draws a random choice of obstacles onto the frame (RGBA), in place.
-
-    Args:
-        view: The camera.
-        frame: The picture so far.
-        extent: Width and height of the landmark.
-        rng: Source of randomness.
-    """
-    width, height = extent
+def occlude(view: View, frame: Image.Image, landmark: Landmark, rng: np.random.Generator) -> None:
+    """Draws a random choice of obstacles before the landmark onto the frame (RGBA), in place."""
     pen = ImageDraw.Draw(frame)
-    if rng.random() < 0.3:
-        _tree(view, frame, (width, height), rng)
-    if rng.random() < 0.25:
-        for _ in range(int(rng.integers(1, 4))):
-            _car(view, pen, width, rng)
-    if rng.random() < 0.25:
-        _lamp_post(view, pen, width, rng)
-    if rng.random() < 0.08:
-        _scaffold(view, pen, (width, height), rng)
-    crowd(view, pen, int(pick(rng, (0, 0, 1, 2, 3, 5, 9))), width, rng)
-    if rng.random() < 0.12:
+    if landmark.setting == ROOM:
+        crowd(view, pen, (int(pick(rng, (0, 0, 1, 2, 4))), 0.5), (-0.8, 0.1), rng)
+        return
+    extent = (landmark.width, landmark.height)
+    if rng.random() < 0.22:
+        _tree(view, frame, extent, rng)
+    if landmark.setting == WATER:
+        return
+    _street(view, pen, extent, rng)
+    people = int(pick(rng, (0, 0, 1, 2, 3, 5, 9)))
+    crowd(view, pen, (people, landmark.width), (0.1, 0.8), rng)
+    if rng.random() < 0.1:
         _leaves(frame, rng)
-    if rng.random() < 0.07:
+    if rng.random() < 0.05:
         _close_person(frame, rng)
 
 
-def crowd(
-    view: View, pen: ImageDraw.ImageDraw, count: int, width: float, rng: np.random.Generator
+def _street(
+    view: View, pen: ImageDraw.ImageDraw, extent: tuple[float, float], rng: np.random.Generator
 ) -> None:
-    """People between the landmark and the photographer."""
-    for _ in range(count):
+    if rng.random() < 0.2:
+        for _ in range(int(rng.integers(1, 4))):
+            _car(view, pen, extent[0], rng)
+    if rng.random() < 0.2:
+        _lamp_post(view, pen, extent[0], rng)
+    if rng.random() < 0.06:
+        _scaffold(view, pen, extent, rng)
+
+
+def crowd(
+    view: View,
+    pen: ImageDraw.ImageDraw,
+    people: tuple[int, float],
+    depth: tuple[float, float],
+    rng: np.random.Generator,
+) -> None:
+    """People; people = (how many, width over which they stand), depth = (farthest, nearest)."""
+    count, width = people
+    for z in sorted(rng.uniform(*depth, count).tolist()):
         x = float(rng.uniform(-0.9, 0.9)) * max(width, 0.5)
-        z = float(rng.uniform(0.1, 0.9))
         foot = view.project((x, 0.0, z))
         tall = view.pixels_per_unit((x, 0.0, z)) * float(rng.uniform(0.09, 0.16))
         person(pen, foot, tall, rng)

@@ -4,7 +4,7 @@ import io
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageFilter
 
 from demo import light as lights
 from demo import passers, surroundings
@@ -33,8 +33,8 @@ def photograph(seed: int, number: int, index: int, landmark: Landmark) -> bytes:
 
 
 def _indoors(light: Light, rng: np.random.Generator) -> Light:
-    tint = pick(rng, ((1.0, 0.97, 0.92), (1.08, 0.88, 0.66), (0.82, 0.9, 1.0), (0.62, 0.56, 0.5)))
-    wobble = rng.normal(1.0, 0.05, 3) * rng.uniform(0.75, 1.15)
+    tint = pick(rng, ((1.0, 0.97, 0.92), (1.08, 0.88, 0.66), (0.82, 0.9, 1.0), (0.7, 0.66, 0.6)))
+    wobble = rng.normal(1.0, 0.03, 3) * rng.uniform(0.85, 1.12)
     tint = tuple((np.asarray(tint) * wobble).tolist())
     dark = (28, 25, 24)
     return light._replace(tint=tint, zenith=dark, horizon=dark, clouds=0.0, haze=0.0, sun=0.0,
@@ -64,15 +64,10 @@ def _compose(
             paint(view, panel, shade, frame, glow)
     if landmark.setting == WATER:
         surroundings.water(view, frame, rng)
-        passers.occlude(view, frame, (landmark.width, 0.4), rng) if rng.random() < 0.2 else None
-    elif outdoors:
-        passers.occlude(view, frame, (landmark.width, landmark.height), rng)
-    elif rng.random() < 0.5:
-        _visitors(view, frame, rng)
-
-
-def _visitors(view: View, frame: Image.Image, rng: np.random.Generator) -> None:
-    passers.crowd(view, ImageDraw.Draw(frame), int(rng.integers(1, 6)), 0.5, rng)
+    front = Image.new("RGBA", view.size, (0, 0, 0, 0))
+    passers.occlude(view, front, landmark, rng)
+    frame.alpha_composite(front)
+    glow.paste(0, mask=front.getchannel("A"))
 
 
 def _expose(
@@ -110,15 +105,15 @@ def develop(image: Image.Image, rng: np.random.Generator) -> bytes:
     image = _blur(image, rng)
     pixels = np.asarray(image, np.float32)
     grey = pixels.mean(axis=2, keepdims=True)
-    saturation = 0.0 if rng.random() < 0.03 else float(rng.uniform(0.65, 1.2))
-    cast = rng.normal(1.0, 0.045, 3).astype(np.float32) * np.float32(rng.uniform(0.82, 1.15))
-    contrast = np.float32(rng.uniform(0.8, 1.2))
+    saturation = 0.0 if rng.random() < 0.03 else float(rng.uniform(0.75, 1.25))
+    cast = rng.normal(1.0, 0.03, 3).astype(np.float32) * np.float32(rng.uniform(0.88, 1.1))
+    contrast = np.float32(rng.uniform(0.85, 1.2))
     pixels = (grey + (pixels - grey) * np.float32(saturation) - 118) * (
         contrast * cast
     ) + 118 * cast
     if rng.random() < 0.4:
         pixels *= _vignette(image.size, float(rng.uniform(0.15, 0.5)))
-    deviation = float(rng.choice([1.5, 3.0, 6.0, 11.0], p=[0.4, 0.3, 0.2, 0.1]))
+    deviation = float(rng.choice([1.5, 3.0, 6.0, 11.0], p=[0.5, 0.3, 0.15, 0.05]))
     noise = rng.standard_normal((*pixels.shape[:2], 1), np.float32)
     pixels += noise * np.float32(deviation)
     final = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
@@ -129,9 +124,9 @@ def develop(image: Image.Image, rng: np.random.Generator) -> bytes:
 
 def _blur(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     chance = rng.random()
-    if chance < 0.8:
+    if chance < 0.86:
         return image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.35, 0.8))))
-    if chance < 0.92:
+    if chance < 0.95:
         return image.filter(ImageFilter.GaussianBlur(float(rng.uniform(1.0, 2.4))))
     across = rng.random() < 0.6
     reach = float(rng.uniform(1.5, 4.0))

@@ -32,11 +32,11 @@ def skyline(view: View, frame: Image.Image, seed: int, rng: np.random.Generator)
     """Hills, trees and buildings behind the landmark, onto the frame (RGBA) in place."""
     if rng.random() < 0.3:
         _hills(view, frame, rng)
-    count = int(pick(rng, (0, 1, 2, 3, 4, 6, 8)))
+    count = int(pick(rng, (0, 0, 1, 2, 3, 4, 6)))
     for z in sorted(rng.uniform(-4.0, -0.9, count).tolist()):
         x = float(rng.uniform(-1.0, 1.0)) * (1.2 - z * 0.5)
         foot = view.project((x, 0.0, z))
-        tall = float(rng.uniform(0.35, 1.1)) * view.pixels_per_unit((x, 0.0, z))
+        tall = float(rng.uniform(0.3, 0.8)) * view.pixels_per_unit((x, 0.0, z))
         building = _neighbour(seed, int(rng.integers(NEIGHBOURS)))
         _stand_up(frame, building, foot, tall, float(rng.uniform(0.6, 1.05)))
 
@@ -46,10 +46,10 @@ def beside(
 ) -> None:
     """Neighbouring houses next to the landmark, onto the frame in place."""
     for side in (-1, 1):
-        if rng.random() < 0.5:
+        if rng.random() < 0.6:
             continue
         building = _neighbour(seed, int(rng.integers(NEIGHBOURS)))
-        tall = float(rng.uniform(0.35, 0.95))
+        tall = float(rng.uniform(0.3, 0.75))
         wide = tall * building.size[0] / building.size[1]
         gap = float(rng.uniform(0.02, 0.35))
         x, z = side * (width / 2 + gap + wide / 2), float(rng.uniform(-0.5, 0.1))
@@ -103,7 +103,7 @@ def ground(view: View, frame: Image.Image, rng: np.random.Generator) -> None:
     corners = [(0, left), (width, right), (width, max(height, right) + 1),
                (0, max(height, left) + 1)]  # fmt: skip
     ImageDraw.Draw(mask).polygon(corners, fill=255)
-    grain = smooth_noise(rng, max(2, height // 3), max(2, width // 6), 12) * 0.1 + 0.95
+    grain = smooth_noise(rng, max(2, height // 3), max(2, width // 6), 22) * 0.07 + 0.95
     layer = Image.fromarray(np.clip(grain * 160, 0, 255).astype(np.uint8)).resize(frame.size)
     paper = Image.merge("RGB", [layer.point([min(255, v * c // 160) for v in range(256)])
                                 for c in colour])  # fmt: skip
