@@ -1,0 +1,175 @@
+"""Recognition score: `python eval/gap.py --index DIR --query DIR --labels CSV --solution CSV`."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+
+if not __package__:
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from eval import command, metrics, solutions
+from retrieval import embeddings, search
+
+
+def vote(answers: search.Answers, labels: Mapping[str, str]) -> dict[str, metrics.Prediction]:
+    """Turns each query's nearest neighbours into one label with a score.
+
+    The similarities of the neighbours are summed per label; the label with the largest sum wins and
+    the sum is its score. Of labels with equal sums the first wins, numerically if all labels are
+    integers, else as text.
+
+    Args:
+        answers: the neighbours that vote, all of them.
+        labels: the label of every index image; others are not looked at.
+
+    Raises:
+        ValueError: if an index image has no label.
+    """
+    missing = [image for image in answers.index_ids if image not in labels]
+    if missing:
+        raise ValueError(
+            f"expected a label for every index image. Received none for {len(missing):,}: "
+            f"{embeddings.few(missing)}"
+        )
+    names = sorted({labels[image] for image in answers.index_ids}, key=_sort_key(labels))
+    code_of = {name: code for code, name in enumerate(names)}
+    codes = np.array([code_of[labels[image]] for image in answers.index_ids], np.int64)  # (N,)
+    winners, scores = _largest_sums(codes[answers.positions], answers.similarities)
+    return {
+        query: metrics.Prediction(names[winner], score)
+        for query, winner, score in zip(
+            answers.query_ids, winners.tolist(), scores.tolist(), strict=True
+        )
+    }
+
+
+def evaluate(
+    *,
+    solution: str,
+    index: Sequence[str] = (),
+    query: Sequence[str] = (),
+    labels: str | None = None,
+    predictions: str | None = None,
+    weights: Sequence[float] | None = None,
+    kind: str = "auto",
+    neighbors: int = 1,
+    id_column: str = "id",
+    label_column: str = "label",
+    bootstrap: int = 0,
+) -> dict:
+    """Scores embeddings, or a prediction file if one is given, against a recognition solution.
+
+    Args:
+        solution: path of a `recognition_solution` table.
+        index: embeddings directories, one per member of the ensemble.
+        query: the same for the queries.
+        labels: path of the table with the index images' labels; see `vote`.
+        predictions: path of a prediction file `id,landmarks` to score instead of searching.
+        weights: one per member; all 1 if absent.
+        kind: of search, "auto", "exact" or "scann".
+        neighbors: how many nearest neighbours vote.
+        id_column: the label table's column of image ids.
+        label_column: the label table's column of labels.
+        bootstrap: resamplings for confidence intervals; 0 for none.
+
+    Returns:
+        gap, top_1, and counts: queries (of the solution), labelled (with a right answer),
+        predicted.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if files do not fit each other or their formats.
+    """
+    truths = solutions.read_recognition_solution(solution)
+    if not any(truths.values()):
+        raise ValueError(f"expected a label for at least one query. Received: none in {solution}")
+    if predictions:
+        predicted, kind = solutions.read_recognition_predictions(predictions), "predictions"
+    elif labels is None:
+        raise ValueError("expected the table of the index images' labels. Received: none")
+    else:
+        table = solutions.read_labels(labels, id_column=id_column, label_column=label_column)
+        answers = search.answer(index, query, weights=weights, search=kind, k=neighbors)
+        predicted, kind = vote(answers, table), answers.search
+    scores = {
+        "gap": metrics.global_average_precision(predicted, truths, bootstrap=bootstrap),
+        "top_1": metrics.top_1_accuracy(predicted, truths, bootstrap=bootstrap),
+    }
+    return {
+        **command.with_intervals(scores),
+        "queries": len(truths),
+        "labelled": sum(map(bool, truths.values())),
+        "predicted": len(predicted),
+        "search": kind,
+    }
+
+
+def _sort_key(labels: Mapping[str, str]):
+    integers = all(label.lstrip("-").isdecimal() for label in set(labels.values()))
+    return int if integers else str
+
+
+def _largest_sums(codes: np.ndarray, similarities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the code with the largest sum of similarities per row, the smallest of equals.
+
+    Args:
+        codes: (Q, k) int64, not negative.
+        similarities: (Q, k) float32.
+
+    Returns:
+        codes (Q,) int64 and sums (Q,) float64.
+    """
+    size = int(codes.max()) + 1
+    keys = codes + size * np.arange(len(codes))[:, None]  # one number per (row, code)
+    pairs, which = np.unique(keys, return_inverse=True)
+    sums = np.bincount(which.ravel(), weights=similarities.ravel().astype(np.float64))
+    order = np.lexsort((pairs % size, -sums, pairs // size))
+    first = order[np.unique(pairs[order] // size, return_index=True)[1]]
+    return pairs[first] % size, sums[first]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python eval/gap.py",
+        description="GAP of the labels that the nearest index images give to the queries.",
+    )
+    command.add_arguments(parser)
+    parser.add_argument("--labels", metavar="CSV", help="labels of the index images")
+    parser.add_argument("--id-column", default="id", metavar="NAME", help="of --labels")
+    parser.add_argument("--label-column", default="label", metavar="NAME", help="of --labels")
+    parser.add_argument(
+        "--neighbors", type=int, default=1, metavar="K", help="how many vote (default: 1)"
+    )
+    options = parser.parse_args(argv)
+    command.check_source(parser, options)
+    if options.index and not options.labels:
+        parser.error("expected --labels with --index")
+    try:
+        result = evaluate(
+            solution=options.solution,
+            index=options.index or (),
+            query=options.query or (),
+            labels=options.labels,
+            predictions=options.predictions,
+            weights=options.weights,
+            kind=options.search,
+            neighbors=options.neighbors,
+            id_column=options.id_column,
+            label_column=options.label_column,
+            bootstrap=options.bootstrap,
+        )
+        command.show(result, options.output)
+    except (ImportError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The retrieval command on files."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from eval import mean_ap
+from retrieval import search
+from retrieval.embeddings import EmbeddingsWriter
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A circle of six index images and two queries; the third query is ignored."""
+    for name, ids, angles in (
+        ("index", list("abcdef"), [0, 10, 20, 90, 100, 110]),
+        ("query", ["q1", "q2", "q3"], [-1, 111, 50]),
+    ):
+        radians = np.radians(angles)
+        vectors = np.stack([np.cos(radians), np.sin(radians)], axis=1)
+        with EmbeddingsWriter(
+            str(tmp_path / name), 2, model_digest="ab", source="angles"
+        ) as writer:
+            writer.append(ids, vectors)
+    (tmp_path / "solution.csv").write_text(
+        "id,images,Usage\nq1,a c,Public\nq2,e d x,Private\nq3,None,Ignored\nq4,a,Private\n"
+    )
+    return tmp_path
+
+
+def arguments(files, *more):
+    named = {"index": "index", "query": "query", "solution": "solution.csv"}
+    return [word for key, name in named.items() for word in (f"--{key}", str(files / name))] + [
+        *more
+    ]
+
+
+# q1 ranks a b c ...: (1 + 2/3) / 2. q2 ranks f e d ...: (1/2 + 2/3) / 3. q4 has no embedding: 0.
+MAP = pytest.approx((5 / 6 + 7 / 18 + 0) / 3)
+
+
+@pytest.mark.parametrize("kind", ["exact", "scann", "auto"])
+def test_command_prints_and_writes(files, capsys, kind):
+    output = files / "scores.json"
+    assert mean_ap.main(arguments(files, "--search", kind, "--output", str(output))) == 0
+    assert json.loads(output.read_text()) == {
+        "map_at_100": MAP,
+        "recall_at_1": pytest.approx(1 / 3),
+        "recall_at_5": pytest.approx(2 / 3),
+        "recall_at_10": pytest.approx(2 / 3),
+        "queries": 3,
+        "ignored": 1,
+        "unanswered": 1,
+        "search": "scann" if kind == "scann" else "exact",
+    }
+    assert capsys.readouterr().out.startswith("map_at_100    0.4074\nrecall_at_1   0.3333\n")
+
+
+def test_predictions_give_the_same_scores(files):
+    predictions = str(files / "predictions.csv")
+    argv = ["--index", str(files / "index"), "--query", str(files / "query")]
+    assert search.main([*argv, "--output", predictions]) == 0
+    solution = str(files / "solution.csv")
+    result = mean_ap.evaluate(predictions=predictions, solution=solution)
+    assert result["map_at_100"] == MAP
+    assert result["search"] == "predictions"
+
+
+def test_fewer_ranks(files):
+    result = mean_ap.evaluate(
+        index=[str(files / "index")],
+        query=[str(files / "query")],
+        solution=str(files / "solution.csv"),
+        k=2,
+        bootstrap=20,
+    )
+    assert result["map_at_2"] == pytest.approx((0.5 + 0.25 + 0) / 3)
+    assert "recall_at_1_interval" in result
+    assert "recall_at_5" not in result
+
+
+def test_an_ensemble_of_the_same_member_changes_nothing(files):
+    twice = {"index": [str(files / "index")] * 2, "query": [str(files / "query")] * 2}
+    solution = str(files / "solution.csv")
+    assert mean_ap.evaluate(**twice, solution=solution, weights=[0.3, 2])["map_at_100"] == MAP
+
+
+def test_errors_are_sentences(files, capsys):
+    (files / "solution.csv").write_text("id,images,Usage\nq1,a,Public\n")
+    assert mean_ap.main(arguments(files)) == 1
+    assert "error: expected predictions for queries of the solution" in capsys.readouterr().err
+    (files / "solution.csv").write_text("id,images,Usage\nq1,,\nq2,,\nq3,None,Ignored\n")
+    assert mean_ap.main(arguments(files)) == 1
+    assert "relevant images" in capsys.readouterr().err
+    assert mean_ap.main(["--predictions", "none.csv", "--solution", "none.csv"]) == 1
+    assert "none.csv" in capsys.readouterr().err
+
+
+def test_real_solution_files_are_read(shared, tmp_path):
+    # A ranking that lists the right answers first scores 1 in all that its length allows.
+    folder = shared / "data" / "grocery"
+    rows = (folder / "retrieval_solution.csv").read_text().splitlines()[1:]
+    fields = [row.split(",") for row in rows]
+    path = tmp_path / "predictions.csv"
+    answered = [f"{query},{images}" for query, images, usage in fields if usage != "Ignored"]
+    path.write_text("\n".join(["id,images", *answered]) + "\n")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "eval" / "mean_ap.py"), "--predictions", str(path),
+         "--solution", str(folder / "retrieval_solution.csv")],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    values = dict(line.split() for line in done.stdout.splitlines())
+    assert (values["map_at_100"], values["recall_at_1"]) == ("1.0000", "1.0000")
+    assert (values["queries"], values["ignored"], values["unanswered"]) == ("1158", "319", "0")
