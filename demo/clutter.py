@@ -117,7 +117,7 @@ def _open_land(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     pen = ImageDraw.Draw(image)
     ground = pick(rng, ((60, 92, 120), (96, 120, 66), (196, 176, 130), (120, 112, 100)))
     for step in range(4):
-        ridge = smooth_noise(rng, 1, width, 2 + step)[0] * height * 0.06
+        ridge = smooth_noise(rng, width, width, 2 + 3 * step)[0] * height * 0.06
         y = horizon + step * height * 0.09
         tone = shift(ground, (0.75 + 0.12 * step) * light.tint[1])
         points = [(x, y + float(ridge[x])) for x in range(0, width, 3)]

@@ -44,16 +44,11 @@ def draw(
     Raises:
         ValueError: An option is wrong, or the folder holds data of other options.
     """
-    if seed < 0:
-        raise ValueError(f"Expected a seed >= 0. Received: seed={seed}")
-    if size not in SIZES:
-        raise ValueError(f"Expected a size among {sorted(SIZES)}. Received: size={size!r}")
     workers = cores() if workers is None else workers
-    if workers < 1:
-        raise ValueError(f"Expected at least one worker. Received: workers={workers}")
+    _check_options(seed, size, workers)
     folder = pathlib.Path(output)
     options = {"seed": seed, "size": size}
-    finished = _check(folder, options)
+    finished = _is_finished(folder, options)
     photos = plan(SIZES[size], seed)
     missing = [photo for photo in photos if not (folder / photo.path).is_file()]
     if finished and not missing:
@@ -67,6 +62,15 @@ def draw(
     return folder
 
 
+def _check_options(seed: int, size: str, workers: int) -> None:
+    if seed < 0:
+        raise ValueError(f"Expected a seed >= 0. Received: seed={seed}")
+    if size not in SIZES:
+        raise ValueError(f"Expected a size among {sorted(SIZES)}. Received: size={size!r}")
+    if workers < 1:
+        raise ValueError(f"Expected at least one worker. Received: workers={workers}")
+
+
 def cores() -> int:
     """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -74,7 +78,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _check(folder: pathlib.Path, options: dict[str, object]) -> bool:
+def _is_finished(folder: pathlib.Path, options: dict[str, object]) -> bool:
     """Whether the folder is finished; an error if it holds anything but these options' data."""
     path = folder / MANIFEST
     if not path.exists():

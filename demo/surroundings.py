@@ -87,7 +87,9 @@ def _hills(view: View, frame: Image.Image, rng: np.random.Generator) -> None:
     width, _ = frame.size
     foot = view.project((0.0, 0.0, -12.0))[1]
     colour = pick(rng, ((92, 112, 84), (120, 130, 138), (110, 100, 88), (76, 92, 70)))
-    ridge = smooth_noise(rng, 1, width, 1)[0] * float(rng.uniform(10, 40))
+    ridge = smooth_noise(rng, 40, width, 40 if rng.random() < 0.5 else 1)[0] * float(
+        rng.uniform(10, 40)
+    )
     ridge = foot - float(rng.uniform(6, 40)) - ridge
     points = [(x, float(ridge[x])) for x in range(0, width, 4)]
     ImageDraw.Draw(frame).polygon([(0, foot + 3), *points, (width, float(ridge[-1])),
