@@ -30,8 +30,9 @@ def total_class_weights(
 ) -> np.ndarray:
     """Weights of the total set, w(k) = A' / ln(n_k + 1).
 
-    A' = 1 / mean over images of c / ln(n_y + 1); n_k counts clean and noisy images; c is 1 for a clean image, else `noisy_weight`. The mean of
-    w(y)·c over the images is 1. An empty class gets 0.
+    A' = 1 / mean over images of c / ln(n_y + 1). n_k counts clean and noisy images; c is 1 for a
+    clean image, else `noisy_weight`. The mean of w(y)·c over the images is 1. An empty class
+    gets 0.
 
     Args:
         clean_counts, noisy_counts: `(C,)` integers, training images per class.

@@ -68,8 +68,9 @@ class Model:
     def __post_init__(self):
         _check_choices(self)
         _check_positive(self, "embedding_dim")
-        own_size = self.width is not None and self.depth is not None
-        if own_size != (self.backbone == "efficientnet"):
+        sizes = (self.width is not None, self.depth is not None)
+        own_size = self.backbone == "efficientnet"
+        if sizes != (own_size, own_size):
             raise ValueError(
                 "model.backbone: expected a name of efficientnet-b0 … efficientnet-b7 alone, or "
                 f"'efficientnet' with model.width and model.depth. Received: {self.backbone!r}, "

@@ -1,0 +1,240 @@
+"""From shards to batches, against a slow reading of the same photographs."""
+
+import csv
+import io
+import itertools
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from input_pipeline import ops, pipeline, schema
+from input_pipeline.class_weights import clean_class_weights, total_class_weights
+
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def manifest(shards):
+    return schema.Manifest.load(shards)
+
+
+def batches(images, **options):
+    arguments = {"image_size": SIZE, "batch_size": 8, "seed": 3, **options}
+    return pipeline.training_batches(images, **arguments)
+
+
+def take(dataset, count):
+    return [tuple(part.numpy() for part in batch) for batch in dataset.take(count)]
+
+
+def same(first, second):
+    pairs = zip(itertools.chain(*first), itertools.chain(*second), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(("data", "count", "classes"), [("clean", 56, 7), ("total", 89, 8)])
+def test_an_epoch_holds_the_set_once(manifest, photographs, data, count, classes):
+    images = pipeline.ImageSet(manifest, data)
+    assert (images.num_images, images.num_classes) == (count, classes)
+    assert images.num_validation_images == 7
+    steps = count // 8
+    seen = np.concatenate([labels for _, labels, _ in take(batches(images), steps)])
+    with open(photographs / "train.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    # Class ids 93 … 100 are sorted as numbers; 93, without a clean image, is the total label 0.
+    ids = sorted({int(row["label"]) for row in rows if data == "total" or int(row["is_clean"])})
+    assert set(seen) <= set(range(len(ids)))
+    counts = np.bincount(seen, minlength=len(ids))
+    expected = {"clean": [8] * 7, "total": [12] + [11] * 7}[data]
+    assert (counts <= expected).all()
+    assert counts.sum() == steps * 8
+
+
+def test_image_and_weight_of_each_label(manifest, photographs):
+    """Every batch row is one of the photographs, decoded and resized by another library."""
+    images = pipeline.ImageSet(manifest, "total")
+    weights = total_class_weights(
+        np.array(manifest.clean_counts), np.array(manifest.noisy_counts), 0.5
+    )
+    by_label = {}
+    with open(photographs / "train.csv", newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            picture = Image.open(photographs / row["path"]).convert("RGB")
+            label = manifest.class_ids.index(row["label"])
+            clean = bool(int(row["is_clean"]))
+            by_label.setdefault(label, []).append((np.asarray(picture), clean))
+    for pixels, labels, values in take(batches(images, noisy_weight=0.5), 3):
+        assert pixels.dtype == np.uint8
+        for image, label, value in zip(pixels, labels, values, strict=True):
+            (error, clean), (second, _), *_ = sorted(
+                (np.abs(slow_square(photo).astype(int) - image).mean(), clean)
+                for photo, clean in by_label[label]
+            )
+            assert error < 2 < 10 < second  # grey levels; two JPEG decoders differ by about one
+            assert value == pytest.approx(weights[label] * (1.0 if clean else 0.5))
+
+
+def slow_square(image):
+    """Bilinear interpolation between pixel centres, one pixel at a time."""
+    height, width, _ = image.shape
+    result = np.zeros((SIZE, SIZE, 3))
+    for i, j in itertools.product(range(SIZE), range(SIZE)):
+        y = min(max((i + 0.5) * height / SIZE - 0.5, 0), height - 1)
+        x = min(max((j + 0.5) * width / SIZE - 0.5, 0), width - 1)
+        top, left = int(y), int(x)
+        bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+        a, b = y - top, x - left
+        upper = image[top, left] * (1 - b) + image[top, right] * b
+        lower = image[bottom, left] * (1 - b) + image[bottom, right] * b
+        result[i, j] = upper * (1 - a) + lower * a
+    return np.round(result).astype(np.uint8)
+
+
+def test_square_is_plain_bilinear():
+    image = np.random.default_rng(0).integers(0, 256, (23, 31, 3), dtype=np.uint8)
+    difference = np.abs(ops.square(image, SIZE).numpy().astype(int) - slow_square(image))
+    assert difference.max() <= 1  # float32 against float64 at a rounding edge
+    assert difference.mean() < 0.01
+    square = ops.square(image, SIZE)
+    np.testing.assert_array_equal(ops.square(square, SIZE), square)
+
+
+def test_clean_weights_have_mean_one(manifest):
+    images = pipeline.ImageSet(manifest, "clean")
+    np.testing.assert_allclose(images.class_weights(1.0), clean_class_weights(np.full(7, 8)))
+
+
+def augmented():
+    return {
+        "crop": ops.random_crop(0.5),
+        "augmentation": [ops.random_affine(0.2), ops.random_flip(), ops.random_color(0.3)],
+    }
+
+
+def test_the_same_seed_gives_the_same_batches(manifest):
+    images = pipeline.ImageSet(manifest, "total")
+    first = take(batches(images, **augmented()), 25)
+    assert same(first, take(batches(images, **augmented()), 25))
+    assert not same(first, take(batches(images, seed=4, **augmented()), 25))
+    assert not same(first[:11], first[11:22])  # the second epoch has another order
+
+
+@pytest.mark.parametrize("first_step", [1, 11, 17])
+def test_starting_later_gives_the_rest(manifest, first_step):
+    images = pipeline.ImageSet(manifest, "total")
+    whole = take(batches(images, **augmented()), 25)
+    rest = take(batches(images, first_step=first_step, **augmented()), 25 - first_step)
+    assert same(whole[first_step:], rest)
+
+
+def test_validation_counts_every_image_once(manifest):
+    images = pipeline.ImageSet(manifest, "total")
+    found = take(pipeline.validation_batches(images, image_size=SIZE, batch_size=4), -1)
+    assert [batch[0].shape for batch in found] == [(4, SIZE, SIZE, 3)] * 2
+    labels, weights = (np.concatenate([batch[i] for batch in found]) for i in (1, 2))
+    assert weights.tolist() == [1] * 7 + [0]
+    assert sorted(labels[:7]) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_clean_validation_labels_map_into_the_total_labels(manifest):
+    clean, total = (
+        np.concatenate([b[1] for b in take(pipeline.validation_batches(
+            pipeline.ImageSet(manifest, data), image_size=SIZE, batch_size=7), -1)])
+        for data in ("clean", "total")
+    )
+    np.testing.assert_array_equal(np.flatnonzero(manifest.clean_labels() >= 0)[clean], total)
+
+
+def test_a_record_that_does_not_decode_is_left_out(shards, tmp_path):
+    """The run goes on with the others."""
+    broken = tmp_path / "broken"
+    shutil.copytree(shards, broken)
+    manifest = schema.Manifest.load(str(broken))
+    path = pathlib.Path(manifest.shard_paths("train_clean")[0])
+    records = [bytes(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
+    record = schema.encode_example(
+        encoded=b"\xff\xd8 no jpeg", image_format="jpeg", height=9, width=9, label=0,
+        image_id="x", is_clean=True,
+    )
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for each in [record, *records[1:]]:
+            writer.write(each)
+    assert len(take(batches(pipeline.ImageSet(manifest, "clean")), 14)) == 14
+
+
+def test_too_few_images_for_a_batch(manifest):
+    images = pipeline.ImageSet(manifest, "clean")
+    with pytest.raises(ValueError, match=r"one batch of 64.*Received: 56"):
+        batches(images, batch_size=64)
+    with pytest.raises(ValueError, match="Received: 'noisy'"):
+        pipeline.ImageSet(manifest, "noisy")
+
+
+def features(**more):
+    image = np.random.default_rng(1).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return {"image": tf.constant(image), "seed": tf.constant([5, 6], tf.int64), **more}
+
+
+def seeds(count):
+    return [tf.constant([0, i], tf.int64) for i in range(count)]
+
+
+def test_flip_mirrors_half_of_the_images():
+    flips = 0
+    for seed in seeds(200):
+        before = features(seed=seed)
+        after = ops.random_flip()(before)["image"].numpy()
+        original = before["image"].numpy()
+        flipped = np.array_equal(after, original[:, ::-1])
+        assert flipped or np.array_equal(after, original)
+        flips += flipped
+    assert 70 < flips < 130  # 200 fair coins: 4 standard deviations
+
+
+def test_crop_keeps_at_least_the_area():
+    shares = []
+    for seed in seeds(100):
+        after = ops.random_crop(0.4)(features(seed=seed, image=tf.zeros((60, 80, 3), tf.uint8)))
+        height, width, _ = after["image"].shape
+        shares.append(height * width / (60 * 80))
+        assert height <= 60
+        assert width <= 80
+    assert min(shares) > 0.35  # the ratio's clipping and whole pixels take a little
+    assert max(shares) > 0.8
+
+
+def test_crop_is_a_window_of_the_image():
+    before = features()
+    window = ops.random_crop(0.3)(before)["image"].numpy()
+    height, width, _ = window.shape
+    image = before["image"].numpy()
+    places = itertools.product(range(13 - height), range(13 - width))
+    assert any(np.array_equal(image[y : y + height, x : x + width], window) for y, x in places)
+
+
+def test_color_and_affine_of_strength_nothing_change_nothing():
+    before = features()
+    for op in (ops.random_color(0.0), ops.random_affine(0.0)):
+        np.testing.assert_array_equal(op(before)["image"], before["image"])
+
+
+def test_affine_uncovers_white_and_keeps_the_type():
+    black = features(image=tf.zeros((32, 32, 3), tf.uint8))
+    after = ops.random_affine(0.5)(black)["image"]
+    assert after.dtype == tf.uint8
+    assert after.shape == (32, 32, 3)
+    assert set(np.unique(after)) >= {0, 255}
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("L", "PNG"), ("P", "PNG"), ("RGB", "JPEG")])
+def test_decode_gives_rgb(mode, kind):
+    buffer = io.BytesIO()
+    image = Image.new("RGB", (5, 4), (200, 200, 200))
+    (image.quantize() if mode == "P" else image.convert(mode)).save(buffer, kind)
+    image = ops.decode()({schema.ENCODED: tf.constant(buffer.getvalue())})["image"].numpy()
+    assert image.shape == (4, 5, 3)
+    assert np.abs(image.astype(int) - 200).max() <= 3

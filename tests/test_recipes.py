@@ -1,0 +1,97 @@
+"""Recipes are data: the published one, and what --set may change."""
+
+import dataclasses
+
+import pytest
+
+import recipes
+from recipes.schema import Augmentation, Member, Model, Recipe, Stage, override
+
+
+@pytest.mark.parametrize("name", recipes.NAMES)
+def test_every_recipe_loads_and_tells_its_story(name):
+    recipe = recipes.load(name)
+    assert recipe.name == name
+    story = __import__(f"recipes.{name}", fromlist=["x"]).__doc__
+    assert "Command:" in story
+    for member in recipe.members:
+        assert len(recipe.stages_of(member, "all")) == member.last_stage
+
+
+def test_the_winners_stages_and_members():
+    """The table of the published system, typed once more."""
+    recipe = recipes.load("glr2020_1st")
+    rows = [
+        (s.data, s.image_size, s.start_from, s.skip_layers, s.noisy_weight, s.batch_size)
+        for s in recipe.stages
+    ]
+    top = ("bottleneck", "head")
+    assert rows == [
+        ("clean", 512, None, (), 1.0, 64),
+        ("total", 512, 1, top, 1.0, 64),
+        ("total", 640, 2, (), 1.0, 64),
+        ("total", 736, 3, (), 1.0, 32),
+        ("total", 736, 4, (), 0.5, 32),
+    ]
+    members = [(m.model.backbone[-2:], m.weight, m.last_stage) for m in recipe.members]
+    assert members == [("b7", 1.0, 5), ("b6", 0.8, 4), ("b5", 0.5, 4), ("b5", 0.5, 4)]
+    for stage in recipe.stages:
+        assert (stage.optimizer, stage.learning_rate, stage.momentum) == ("sgd", 1e-3, 0.9)
+        assert (stage.schedule, stage.decay, stage.weight_decay) == ("inverse_time", 1e-5, 0.0)
+    model = recipe.members[0].model
+    assert (model.scale, model.margin, model.freeze_batchnorm) == ("adacos", "none", True)
+
+
+def test_override_reaches_stages_models_and_recipe():
+    settings = ["stage.epochs=1", "stage.augmentation.flip=False", "model.scale=30", "recipe.seed=7"]
+    recipe = override(recipes.load("tiny"), [*settings, "model.weights=None"])
+    assert {stage.epochs for stage in recipe.stages} == {1}
+    assert {stage.augmentation.flip for stage in recipe.stages} == {False}
+    assert {member.model.scale for member in recipe.members} == {30}
+    assert recipe.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("stage.epoch=1", "stage has number, data"),
+        ("stage.epochs=two", "expected int. Received: 'two'"),
+        ("stage.epochs=1.5", "expected int"),
+        ("stage.epochs=0", "a number above 0"),
+        ("model.pooling=max", r"\('gap', 'gem'\)"),
+        ("model.backbone=resnet50", "efficientnet-b0"),
+        ("model.scale=dynamic", "'adacos', 'adacos_fixed' or a number"),
+        ("stage.augmentation.crop_area=0", "above 0"),
+        ("epochs=1", "stage.FIELD=VALUE"),
+        ("stage.epochs", "stage.FIELD=VALUE"),
+    ],
+)
+def test_wrong_settings_are_explained(setting, message):
+    with pytest.raises(ValueError, match=message):
+        override(recipes.load("tiny"), [setting])
+
+
+def test_unknown_names_are_explained():
+    with pytest.raises(ValueError, match="one of glr2020_1st"):
+        recipes.load("glr2021")
+    recipe = recipes.load("glr2020_1st")
+    with pytest.raises(ValueError, match="has A, B, C, D"):
+        recipe.member("E")
+    with pytest.raises(ValueError, match="1 … 4 and 'all'"):
+        recipe.stages_of(recipe.member("B"), "5")
+
+
+def test_contradictions_are_refused():
+    stage = Stage(1, "clean", 32, 1, 8, 0.1)
+    with pytest.raises(ValueError, match="a stage before 1"):
+        dataclasses.replace(stage, start_from=1)
+    with pytest.raises(ValueError, match="1, 2, … in order"):
+        Recipe("x", (Member("A", Model()),), (stage, stage))
+    with pytest.raises(ValueError, match="last_stage of at most 1"):
+        Recipe("x", (Member("A", Model(), last_stage=2),), (stage,))
+    with pytest.raises(ValueError, match="plain word"):
+        Member("../A", Model())
+    with pytest.raises(ValueError, match="width"):
+        Model(width=0.5)
+    with pytest.raises(ValueError, match="below 1"):
+        Augmentation(color=1.0)
