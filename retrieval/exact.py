@@ -116,10 +116,9 @@ def _sort_in(products: np.ndarray, first: int, best: np.ndarray) -> None:
     found = np.count_nonzero(survives)
     if found == 0:
         return
-    if products.shape[1] > k and found > 4 * k * len(products):
-        # The first tile, or an index in an unlucky order: at most k of a tile can be answers.
-        kth = products.shape[1] - k
-        survives &= products >= np.partition(products, kth, axis=1)[:, kth, None]
+    if found > 4 * k * len(products):
+        # The first tile, or an index in an unlucky order: hardly more than k can be answers.
+        survives &= products >= _bound_of_kth(products, k)
     row, column = np.divmod(np.flatnonzero(survives), products.shape[1])
     per_row = np.bincount(row, minlength=len(products))
     slot = k + np.arange(len(row)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
@@ -128,6 +127,20 @@ def _sort_in(products: np.ndarray, first: int, best: np.ndarray) -> None:
     pool[row, slot] = _keys(products[row, column], first + column)
     pool.sort(axis=1)
     best[:] = pool[:, :k]
+
+
+def _bound_of_kth(products: np.ndarray, k: int) -> np.ndarray:
+    """Returns (B, 1) numbers that are at most the k-th largest of each row of products (B, C).
+
+    The k-th largest of the maxima of disjoint groups is one, since k groups each hold a product as
+    large. It is close, and a tenth of the time of selecting among all products.
+    """
+    groups = 2 * k
+    width = products.shape[1] // groups
+    if width < 2:
+        return np.float32([[-np.inf]])
+    grouped = products[:, : width * groups].reshape(len(products), width, groups)
+    return np.partition(grouped.max(axis=1), groups - k, axis=1)[:, groups - k, None]
 
 
 def _keys(similarities: np.ndarray, positions: np.ndarray) -> np.ndarray:

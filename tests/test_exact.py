@@ -146,3 +146,13 @@ def test_keys_order_like_similarity_then_position():
     keys = exact._keys(similarities, positions)
     assert (np.diff(keys.astype(object)) > 0).all()
     np.testing.assert_array_equal(exact._similarities(keys), similarities)
+
+
+@pytest.mark.parametrize("columns", [5, 40, 1000])
+def test_the_bound_of_the_kth_is_below_it_and_close(columns):
+    products = np.random.default_rng(4).standard_normal((30, columns)).astype(np.float32)
+    bound = exact._bound_of_kth(products, 10)
+    kept = np.count_nonzero(products >= bound, axis=1)
+    assert (kept >= min(10, columns)).all()
+    if columns >= 1000:
+        assert kept.mean() < 20
