@@ -33,6 +33,9 @@ UNCHANGED = {
     "palette png": encode(RGB.quantize(32), "PNG"),
     "4-bit palette png": encode(RGB.quantize(9), "PNG", bits=4),
     "palette png with transparency": encode(RGB.quantize(32), "PNG", transparency=3),
+    "palette png with degrees of transparency": encode(
+        RGB.quantize(32), "PNG", transparency=bytes(range(0, 256, 8))
+    ),
     "png with transparency": encode(TRANSPARENT, "PNG"),
     "gray png with transparency": encode(TRANSPARENT.convert("LA"), "PNG"),
     "16-bit png": encode(GRAY_16, "PNG"),
@@ -112,6 +115,16 @@ def test_shrinking_is_antialiased():
     data = encode(Image.fromarray(stripes), "PNG")
     stored = stored_bytes(data, inspect(data, max_side=128), quality=92)
     assert np.abs(decode(stored)[:, 4:-4].astype(int) - 128).max() < 12
+
+
+def test_a_shrunk_jpeg_keeps_its_detail():
+    """Decoding at a reduced scale must not cost sharpness: compared with a full decode."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80), dtype=np.uint8)
+    data = encode(Image.fromarray(noise).resize((640, 480)), "JPEG", quality=95)
+    stored = stored_bytes(data, inspect(data, max_side=100), quality=95)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(image.resize((100, 75), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(decode(stored)[..., 0] - expected).mean() < 0.15 * expected.std()
 
 
 def test_quality_is_that_of_shrunk_images():

@@ -57,14 +57,7 @@ def test_example_is_parsed_by_the_specification():
 
 
 def test_an_unknown_image_format_is_refused():
-    fields = {
-        "encoded": b"",
-        "height": 1,
-        "width": 1,
-        "label": 0,
-        "image_id": "a",
-        "is_clean": True,
-    }
+    fields = {"height": 1, "width": 1, "label": 0, "image_id": "a", "is_clean": True}
     with pytest.raises(ValueError, match=r"Received: 'gif'"):
         schema.encode_example(encoded=b"", image_format="gif", **fields)
 

@@ -15,7 +15,10 @@ import tensorflow as tf
 from image_files import encode, jpeg, picture, write_photos, write_table
 
 from input_pipeline import schema
+from tfrecords_tools import plan
+from tfrecords_tools.images import Inspection
 from tfrecords_tools.plan import ConversionError
+from tfrecords_tools.tables import Row
 from tfrecords_tools.write import main, write
 
 
@@ -219,12 +222,25 @@ def test_a_killed_run_goes_on_with_the_same_result(tmp_path):
     (tmp_path / "0" / "p000.jpg").rename(tmp_path / "moved.jpg")
     with pytest.raises(ConversionError, match=r"p000\.jpg: missing, though it was read before"):
         quiet(out, table=table, images_per_shard=1)
+    (tmp_path / "0" / "p000.jpg").write_bytes(jpeg(999))
+    with pytest.raises(ConversionError, match=r"p000\.jpg: expected the \d+ bytes that were"):
+        quiet(out, table=table, images_per_shard=1)
     (tmp_path / "moved.jpg").rename(tmp_path / "0" / "p000.jpg")
     summary = quiet(out, table=table, images_per_shard=1)
     assert summary.kept >= finished
     quiet(tmp_path / "at_once", table=table, images_per_shard=1)
     assert shard_bytes(out) == shard_bytes(tmp_path / "at_once")
     assert not (out / "inspection.csv").exists()
+
+
+def test_an_inspection_serves_its_own_request_only(tmp_path):
+    rows = [Row("a", "1", "a.jpg", True), Row("b,c", "1", "b.jpg", True)]
+    results = [Inspection("png", 3, 4, "shrunk", 99), "truncated"]
+    plan.save_inspections(str(tmp_path), "this", rows, results)
+    assert plan.load_inspections(str(tmp_path), "this") == results
+    assert plan.load_inspections(str(tmp_path), "other") is None
+    (tmp_path / "inspection.csv").write_text("")
+    assert plan.load_inspections(str(tmp_path), "this") is None
 
 
 def test_another_conversion_in_the_folder_is_an_error(tmp_path, capsys):
@@ -236,8 +252,9 @@ def test_another_conversion_in_the_folder_is_an_error(tmp_path, capsys):
     command = ["--table", table, "--output", str(out)]
     assert main([*command, "--seed", "1"]) == 1
     assert "belongs to another conversion" in capsys.readouterr().err
-    write_table(tmp_path / "t.csv", rows[1:])
-    assert main(command) == 1
+    for changed in (rows[1:], [*rows[:-1], (rows[-1][0], "7", rows[-1][2])]):
+        write_table(tmp_path / "t.csv", changed)
+        assert main(command) == 1
     (out / "plan.json").unlink()
     assert main(command) == 1
     assert "without plan.json" in capsys.readouterr().err

@@ -99,7 +99,7 @@ def stored_bytes(data: bytes, inspection: Inspection, *, quality: int) -> bytes:
             image.draft(None, (2 * size[0], 2 * size[1]))
         pixels = to_8_bits(image)
     if pixels.size != size:
-        pixels = pixels.resize(size, Image.Resampling.LANCZOS)
+        pixels = pixels.resize(size, Image.Resampling.BICUBIC)  # antialiased, as all of Pillow's
     buffer = io.BytesIO()
     quality = quality if inspection.change == SHRUNK else CONVERTED_QUALITY
     pixels.save(buffer, "JPEG", quality=quality, comment=b"")
@@ -145,7 +145,7 @@ def _decode(image: Image.Image, data: bytes) -> None:
         elif image.format in ("JPEG", "MPO"):
             # Pillow has read up to the first scan, so past the marks of an embedded thumbnail. The
             # mark cannot occur among coefficients, and at 1/8 its absence goes unnoticed.
-            has_end = data.find(_JPEG_END, image.fp.tell()) >= 0
+            has_end = data.endswith(_JPEG_END) or data.find(_JPEG_END, image.fp.tell()) >= 0
             if image.mode == "RGB":
                 # 1/8 of the size without colours: half the time, every coefficient is still read.
                 image.draft("L", (1, 1))

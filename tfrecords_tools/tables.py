@@ -89,15 +89,11 @@ def read_table(
         label_column = _LABEL_COLUMN
     if clean_column is None and _CLEAN_COLUMN in header:
         clean_column = _CLEAN_COLUMN
-    columns = [id_column, label_column, path_column, clean_column]
-    missing = [name for name in columns if name is not None and name not in header]
-    if missing:
-        raise ValueError(f"{table}: expected the columns {missing}. Received: {header}")
-    positions = [None if name is None else header.index(name) for name in columns]
+    positions = _find_columns(header, [id_column, label_column, path_column, clean_column], table)
     rows = (
         [_cell(line, position) for position in positions]
         for line in lines
-        if any(cell.strip() for cell in line)
+        if any(map(str.strip, line))
     )
     return _sort_out(rows, images=images, folders=(images, folder), needs_label=needs_label)
 
@@ -189,6 +185,13 @@ def _read_lines(table: str) -> Iterator[list[str]]:
         raise ValueError(
             f"{table}, after line {reader.line_num}: expected CSV in UTF-8. Received: {error}"
         ) from error
+
+
+def _find_columns(header: list[str], columns: list[str | None], table: str) -> list[int | None]:
+    missing = [name for name in columns if name is not None and name not in header]
+    if missing:
+        raise ValueError(f"{table}: expected the columns {missing}. Received: {header}")
+    return [None if name is None else header.index(name) for name in columns]
 
 
 def _cell(line: list[str], position: int | None) -> str:
