@@ -119,7 +119,7 @@ def test_shrinking_is_antialiased():
 
 def test_a_shrunk_jpeg_keeps_its_detail():
     """Decoding at a reduced scale must not cost sharpness: compared with a full decode."""
-    noise = np.random.default_rng(0).integers(0, 256, (60, 80), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (75, 100), dtype=np.uint8)
     data = encode(Image.fromarray(noise).resize((640, 480)), "JPEG", quality=95)
     stored = stored_bytes(data, inspect(data, max_side=100), quality=95)
     with Image.open(io.BytesIO(data)) as image:

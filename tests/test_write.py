@@ -265,10 +265,16 @@ def test_changed_images_do_not_mix_with_finished_shards(tmp_path):
     rows = write_photos(tmp_path, 6)
     table = write_table(tmp_path / "t.csv", rows)
     quiet(tmp_path / "out", table=table, images_per_shard=1)
-    next((tmp_path / "out").glob("*.tfrec")).unlink()
-    (tmp_path / rows[0][2]).write_bytes(jpeg(99, (30, 30)))
+    expected = shard_bytes(tmp_path / "out")
+    (tmp_path / "out" / min(expected)).unlink()
+    photo = tmp_path / rows[0][2]
+    original = photo.read_bytes()
+    photo.write_bytes(jpeg(99, (30, 30)))
     with pytest.raises(ConversionError, match="that an earlier run of this command inspected"):
         quiet(tmp_path / "out", table=table, images_per_shard=1)
+    photo.write_bytes(original)
+    quiet(tmp_path / "out", table=table, images_per_shard=1)
+    assert shard_bytes(tmp_path / "out") == expected
 
 
 def test_one_split_for_an_index(tmp_path):

@@ -152,6 +152,7 @@ def _convert(job: _Job, request: str, known: plan.Plan | None) -> Summary:
     results = _inspect(job, request)
     digest = plan.plan_digest(request, job.table.rows, results)
     if known is not None and known.plan != digest:
+        plan.remove_inspections(job.output)
         raise ConversionError(
             "expected the images that an earlier run of this command inspected. "
             f"Received: others; empty {job.output} or choose another folder"
