@@ -170,7 +170,11 @@ def score_all(job: Job) -> list[dict]:
     for member in job.recipe.members:
         for stage in job.recipe.stages_of(member, "all"):
             name = f"{member.name} stage {stage.number}"
-            about = {"member": member.name, "stage": stage.number, "pixels": stage.image_size}
+            about = {
+                "member": member.name,
+                "stage": stage.number,
+                "pixels": stage.export_size or stage.image_size,
+            }
             entries.append((name, about, [(member, stage.number)]))
     everyone = [(member, member.last_stage) for member in job.recipe.members]
     entries.append(("ensemble", {"member": "ensemble", "stage": None, "pixels": None}, everyone))
@@ -280,8 +284,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StepError as error:
         return error.exit_code
     page = job.path("report.html")
-    report.main(["--results", results, "--output", page])
     print_table(rows)
+    if exit_code := report.main(["--results", results, "--output", page]):
+        return exit_code
     print(f"\n{time.monotonic() - started:.0f} s. Open {page}")
     return 0
 

@@ -10,13 +10,13 @@ import os
 import pathlib
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 
 from demo.clutter import scene
 from demo.landmarks import landmark
 from demo.photograph import photograph
 from demo.plan import Photo
+from progress import Progress
 
 
 def draw_photos(folder: str, seed: int, photos: Sequence[Photo]) -> int:
@@ -43,9 +43,9 @@ def draw_all(folder: pathlib.Path, seed: int, photos: Sequence[Photo], workers: 
         parent.mkdir(parents=True, exist_ok=True)
     groups = _groups(photos)
     done = _in_turn if workers == 1 else _in_parallel
-    progress = _Progress(len(photos))
+    progress = Progress("draw", len(photos), sys.stderr, unit="photographs")
     for count in done(str(folder), seed, groups, workers):
-        progress.add(count)
+        progress.advance(count)
     progress.close()
 
 
@@ -77,37 +77,3 @@ def _in_parallel(folder: str, seed: int, groups: list[list[Photo]], workers: int
 def _ignore_interrupt() -> None:
     # Ctrl-C reaches the whole group; only the caller's process answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class _Progress:
-    """Rate and time left on stderr: one changing line in a terminal, a line every 5 s elsewhere."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.count = total, 0
-        self.start = time.monotonic()
-        self.terminal = sys.stderr.isatty()
-        self.pause = 0.2 if self.terminal else 5.0
-        self.shown = self.start
-
-    def add(self, count: int) -> None:
-        self.count += count
-        now = time.monotonic()
-        if now - self.shown >= self.pause:
-            self.shown = now
-            rate = self.count / (now - self.start)
-            left = (self.total - self.count) / rate
-            self._print(
-                f"Drawn {self.count}/{self.total}, {rate:.0f} photographs/s, {left:.0f} s left"
-            )
-
-    def close(self) -> None:
-        seconds = time.monotonic() - self.start
-        self._print(f"Drawn {self.count} photographs in {seconds:.1f} s")
-        if self.terminal:
-            print(file=sys.stderr)
-
-    def _print(self, line: str) -> None:
-        if self.terminal:
-            print(f"\r{line:<70}", end="", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)

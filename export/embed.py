@@ -6,8 +6,6 @@ and counted; the exit code is then 3.
 """
 
 import argparse
-import collections
-import concurrent.futures
 import csv
 import dataclasses
 import itertools
@@ -15,7 +13,6 @@ import json
 import os
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 
 if not __package__:
@@ -27,9 +24,8 @@ import tensorflow as tf
 
 from export.savedmodel import INFO_NAME
 from input_pipeline import ops, schema
+from progress import Progress, ordered_map
 from retrieval.embeddings import EmbeddingsWriter
-
-PROGRESS_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +86,7 @@ def embed(
     *,
     batch_size: int = 64,
     source_name: str = "",
-    total: int | None = None,
+    total: int = 0,
 ) -> Counts:
     """Describes images with a SavedModel and writes an embeddings directory.
 
@@ -104,7 +100,7 @@ def embed(
         batch_size: images per call of the model; the last batch is filled up, so that one shape
             is compiled.
         source_name: for the manifest.
-        total: number of images, for the time left.
+        total: number of images, for the time left; 0 if unknown.
 
     Returns:
         The counts; the left out images and the reasons are in `rejects.csv` in `output`.
@@ -117,7 +113,7 @@ def embed(
     norm = float(np.linalg.norm(info["weights"]))  # of an ensemble's descriptor; 1 for a member
     describe = tf.saved_model.load(model).signatures["squares"]
     sizes = sorted(set(info["image_sizes"]))
-    rejects, progress = [], _Progress(total)
+    rejects, progress = [], Progress("embed", total, sys.stderr)
     writer = EmbeddingsWriter(
         output, info["dimension"], model_digest=info["model_digest"], source=source_name
     )
@@ -131,8 +127,9 @@ def embed(
                 squares[f"square_{size}"] = tf.constant(images)
             vectors = describe(**squares)["global_descriptor"].numpy()
             writer.append([image_id for image_id, _ in batch], vectors[: len(batch)] / norm)
-            progress.add(len(batch))
+            progress.advance(len(batch))
         writer.reject(len(rejects))
+    progress.close()
     _write_rejects(output, rejects)
     return Counts(progress.done, len(rejects))
 
@@ -154,26 +151,19 @@ def load_info(model: str) -> dict:
 
 def _decode_all(sources: Iterable[Source], sizes: list[int], rejects: list) -> Iterator[tuple]:
     """Yields (id, squares of all sizes) in order, decoding some images ahead on all cores."""
-    workers = os.cpu_count() or 1
-    pending: collections.deque = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        for source in itertools.chain(sources, [None] * (32 * workers)):
-            if source is not None:
-                pending.append((source.image_id, pool.submit(_decode, source, sizes)))
-                if len(pending) < 32 * workers:
-                    continue
-            if not pending:
-                return
-            image_id, future = pending.popleft()
-            try:
-                yield image_id, future.result()
-            except (OSError, tf.errors.OpError, ValueError) as error:
-                rejects.append((image_id, str(error).splitlines()[0]))
 
+    def decode(source: Source) -> tuple[str, list[np.ndarray] | Exception]:
+        try:
+            image = ops.decode_image(tf.constant(source.read()))
+            return source.image_id, [ops.square(image, size).numpy() for size in sizes]
+        except (OSError, tf.errors.OpError, ValueError) as error:
+            return source.image_id, error
 
-def _decode(source: Source, sizes: list[int]) -> list[np.ndarray]:
-    image = ops.decode_image(tf.constant(source.read()))
-    return [ops.square(image, size).numpy() for size in sizes]
+    for image_id, squares in ordered_map(decode, sources, workers=os.cpu_count() or 1):
+        if isinstance(squares, Exception):
+            rejects.append((image_id, str(squares).splitlines()[0]))
+        else:
+            yield image_id, squares
 
 
 def _write_rejects(output: str, rejects: list) -> None:
@@ -182,23 +172,6 @@ def _write_rejects(output: str, rejects: list) -> None:
     with partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("id", "reason"), *rejects])
     os.replace(partial, path)
-
-
-class _Progress:
-    def __init__(self, total: int | None):
-        self.done = 0
-        self._total = total
-        self._started = self._shown = time.monotonic()
-
-    def add(self, images: int) -> None:
-        self.done += images
-        now = time.monotonic()
-        if now - self._shown < PROGRESS_SECONDS:
-            return
-        self._shown = now
-        rate = self.done / (now - self._started)
-        left = f", {(self._total - self.done) / rate:.0f} s left" if self._total else ""
-        print(f"embedded {self.done} images, {rate:.0f} images/s{left}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:

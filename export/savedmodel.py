@@ -198,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
         pairs = members_of(recipe, args.member, args.stage)
         info = save(
             [layout.model_path(workdir, member.name, stage.number) for member, stage in pairs],
-            [args.image_size or stage.image_size for _, stage in pairs],
+            [args.image_size or stage.export_size or stage.image_size for _, stage in pairs],
             args.output,
             weights=None if args.member else [member.weight for member, _ in pairs],
         )

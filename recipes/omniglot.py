@@ -1,8 +1,8 @@
-"""Groceries in shops, from scratch on a CPU: three resolutions, two members.
+"""Handwritten characters, from scratch on a CPU: three resolutions, two members.
 
-Data: train/index/query tables of the Grocery Store Dataset (Klasson et al., WACV 2019), test
-classes disjoint from training.
-Command: python end_to_end.py --recipe grocery --source FOLDER_WITH_THE_TABLES
+Data: train/index/query tables of Omniglot (Lake et al., Science 2015), test alphabets disjoint
+from training.
+Command: python end_to_end.py --recipe omniglot --source FOLDER_WITH_THE_TABLES
 """
 
 import dataclasses
@@ -17,22 +17,26 @@ NETWORK = Model(
     weights=None,
     embedding_dim=256,
     freeze_batchnorm=False,
+    margin="cosface",
+    margin_size=0.2,
+    scale=16.0,
 )
 STAGE_1 = Stage(
     number=1,
     data="clean",
-    image_size=64,
+    image_size=32,
     epochs=30,
     batch_size=32,
     learning_rate=2e-3,
     optimizer="adamw",
     weight_decay=1e-2,
     schedule="cosine",
-    warmup_epochs=2.5,
-    augmentation=Augmentation(crop_area=0.4, color=0.2),
+    warmup_epochs=2.0,
+    # A mirrored character is another character.
+    augmentation=Augmentation(flip=False, affine=0.25),
 )
-STAGE_2 = dataclasses.replace(STAGE_1, number=2, image_size=96, epochs=15, start_from=1)
-STAGE_3 = dataclasses.replace(STAGE_1, number=3, image_size=128, epochs=10, start_from=2)
+STAGE_2 = dataclasses.replace(STAGE_1, number=2, image_size=48, epochs=25, start_from=1)
+STAGE_3 = dataclasses.replace(STAGE_1, number=3, image_size=64, epochs=15, start_from=2)
 
 RECIPE = Recipe(
     name="omniglot",

@@ -125,6 +125,9 @@ class Stage:
         number: 1, 2, …; the N of `--stage N`.
         data: "clean" or "total" set; the classes are that set's.
         image_size: side S of the square input, pixels.
+        export_size: side of the square input of the exported model; None is `image_size`. After
+            training on random crops a larger one sees objects at the size they were trained at
+            (Touvron et al., arXiv:1906.06423).
         epochs: passes over the set.
         batch_size: global batch, images of all replicas together.
         learning_rate: the highest rate of the schedule.
@@ -146,6 +149,7 @@ class Stage:
     epochs: int
     batch_size: int
     learning_rate: float
+    export_size: int | None = None
     start_from: int | None = None
     skip_layers: tuple[str, ...] = ()
     noisy_weight: float = 1.0

@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -18,6 +17,7 @@ if not __package__:
 
 import numpy as np
 
+from progress import Progress
 from retrieval import approximate, embeddings, exact
 
 KINDS = ("auto", "exact", "scann")
@@ -171,19 +171,12 @@ def _search_in_pieces(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Searches some thousand queries at a time, with the progress on stderr."""
     found = []
-    started = time.monotonic()
+    shown = sys.stderr if len(queries) > _PIECE else None
+    progress = Progress("search", len(queries), shown, unit="queries")
     for first in range(0, len(queries), _PIECE):
         found.append(searcher.search(queries[first : first + _PIECE], k))
-        done = min(first + _PIECE, len(queries))
-        rate = done / max(time.monotonic() - started, 1e-9)
-        if len(queries) > _PIECE:
-            left = (len(queries) - done) / rate
-            print(
-                f"\rsearch: {done:,}/{len(queries):,} queries, {rate:,.0f}/s, {left:4.0f} s left",
-                end="" if done < len(queries) else "\n",
-                file=sys.stderr,
-                flush=True,
-            )
+        progress.advance(len(found[-1][0]))
+    progress.close()
     positions, similarities = zip(*found, strict=True)
     return np.concatenate(positions), np.concatenate(similarities)
 

@@ -11,7 +11,6 @@ from PIL import Image
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-
 def pytest_configure(config):
     """Makes two logical CPUs before TensorFlow starts, so that tests can have two replicas."""
     import tensorflow as tf

@@ -27,7 +27,9 @@ ARROWS = {
     "input_pipeline": [],
     "retrieval": [],
     "demo": [],
+    "progress": [],
 }
+EVERYWHERE = ["progress"]  # rate and time left
 NOT_IMPORTED = ("tests", "benchmarks", "notebooks", "docs")
 # tensorflow_datasets, keras_cv, tf_keras and efficientnet load TensorFlow themselves.
 LOADS_TENSORFLOW = ("tensorflow", "keras", "tf_keras", "efficientnet")
@@ -93,7 +95,7 @@ def arrows(sources):
     modules = frozenset(map(module_of, sources))
     for path, source in product(sources).items():
         own = top(module_of(path))
-        allowed = [own, *(ARROWS if ARROWS[own] is None else ARROWS[own])]
+        allowed = [own, *EVERYWHERE, *(ARROWS if ARROWS[own] is None else ARROWS[own])]
         for line, name in imports(path, source, modules):
             ours = top(name) in (*ARROWS, *NOT_IMPORTED)
             if ours and not any(within(name, prefix) for prefix in allowed):

@@ -63,7 +63,7 @@ def test_missing_photographs_are_drawn_again_with_the_same_bytes(tiny, tmp_path,
     drawing.draw(tiny, size="tiny", workers=1)
     assert _digests(tiny) == before
     assert kept.stat().st_mtime_ns == stamp
-    assert f"Drawn {len(chosen)} photographs" in capfd.readouterr().err
+    assert f"draw: {len(chosen)}/{len(chosen)}" in capfd.readouterr().err
 
 
 def test_finished_folder_is_left_as_it_is(tiny, capfd):

@@ -220,4 +220,4 @@ def test_long_searches_show_progress_and_change_nothing(tmp_path, monkeypatch, c
     monkeypatch.setattr(search, "_PIECE", 10)
     pieces = search.answer([index], [query], k=3)
     np.testing.assert_array_equal(pieces.positions, whole.positions)
-    assert "25/25 queries" in capsys.readouterr().err
+    assert "search: 25/25" in capsys.readouterr().err

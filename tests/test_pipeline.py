@@ -142,8 +142,17 @@ def test_validation_counts_every_image_once(manifest):
 
 def test_clean_validation_labels_map_into_the_total_labels(manifest):
     clean, total = (
-        np.concatenate([b[1] for b in take(pipeline.validation_batches(
-            pipeline.ImageSet(manifest, data), image_size=SIZE, batch_size=7), -1)])
+        np.concatenate(
+            [
+                b[1]
+                for b in take(
+                    pipeline.validation_batches(
+                        pipeline.ImageSet(manifest, data), image_size=SIZE, batch_size=7
+                    ),
+                    -1,
+                )
+            ]
+        )
         for data in ("clean", "total")
     )
     np.testing.assert_array_equal(np.flatnonzero(manifest.clean_labels() >= 0)[clean], total)
@@ -157,8 +166,13 @@ def test_a_record_that_does_not_decode_is_left_out(shards, tmp_path):
     path = pathlib.Path(manifest.shard_paths("train_clean")[0])
     records = [bytes(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
     record = schema.encode_example(
-        encoded=b"\xff\xd8 no jpeg", image_format="jpeg", height=9, width=9, label=0,
-        image_id="x", is_clean=True,
+        encoded=b"\xff\xd8 no jpeg",
+        image_format="jpeg",
+        height=9,
+        width=9,
+        label=0,
+        image_id="x",
+        is_clean=True,
     )
     with tf.io.TFRecordWriter(str(path)) as writer:
         for each in [record, *records[1:]]:

@@ -43,7 +43,12 @@ def test_the_winners_stages_and_members():
 
 
 def test_override_reaches_stages_models_and_recipe():
-    settings = ["stage.epochs=1", "stage.augmentation.flip=False", "model.scale=30", "recipe.seed=7"]
+    settings = [
+        "stage.epochs=1",
+        "stage.augmentation.flip=False",
+        "model.scale=30",
+        "recipe.seed=7",
+    ]
     recipe = override(recipes.load("tiny"), [*settings, "model.weights=None"])
     assert {stage.epochs for stage in recipe.stages} == {1}
     assert {stage.augmentation.flip for stage in recipe.stages} == {False}

@@ -109,7 +109,7 @@ def test_a_loss_that_is_not_finite_ends_the_run():
 def test_batch_must_divide_over_the_replicas():
     cpus = tf.config.list_logical_devices("CPU")
     mirrored = tf.distribute.MirroredStrategy([device.name for device in cpus[:2]])
-    with pytest.raises(ValueError, match="multiple of the 2 replicas. Received: 3"):
+    with pytest.raises(ValueError, match=r"multiple of the 2 replicas\. Received: 3"):
         Trainer(mirrored, None, None, None, global_batch_size=3, freeze_batchnorm=True)
 
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from input_pipeline import schema
-from tfrecords_tools.progress import Progress, ordered_map
+from progress import Progress, ordered_map
 from tfrecords_tools.shards import read_records, sha256_of
 from tfrecords_tools.split import TRAIN_SPLITS
 

@@ -8,7 +8,7 @@ from typing import TextIO
 import tensorflow as tf
 
 from input_pipeline import schema
-from tfrecords_tools.progress import Progress, ordered_map
+from progress import Progress, ordered_map
 from tfrecords_tools.tables import Row
 
 _BLOCK = 1 << 20  # bytes read at a time for a checksum

@@ -27,11 +27,11 @@ import tensorflow as tf
 from PIL import Image
 
 from input_pipeline import schema
+from progress import Progress, ordered_map
 from tfrecords_tools import images, plan, split
 from tfrecords_tools.images import Inspection, RejectedImageError
 from tfrecords_tools.options import Options
 from tfrecords_tools.plan import ConversionError
-from tfrecords_tools.progress import Progress, ordered_map
 from tfrecords_tools.shards import write_shards
 from tfrecords_tools.tables import Reject, Row, Table, locate
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from progress import format_seconds
+
 PACKAGES = ("tensorflow-cpu", "tensorflow", "tensorflow-tpu", "libtpu", "keras", "efficientnet")
 
 
@@ -129,14 +131,6 @@ def environment() -> dict[str, Any]:
         "command": sys.argv,
         "git_commit": _git_commit(),
     }
-
-
-def format_seconds(seconds: float) -> str:
-    """Returns 75.2 as "1 min 15 s" and 7300 as "2 h 01 min"."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _git_commit() -> str | None:

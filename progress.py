@@ -1,7 +1,6 @@
-"""Runs many small jobs in threads, in order and within bounded memory, and shows how far it is."""
+"""Runs many small jobs in threads, in order and in bounded memory, and shows how far it is."""
 
 import collections
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,22 +35,24 @@ class Progress:
 
     Args:
         what: the word the line begins with.
-        total: number of images.
+        total: how many there are.
         stream: where it goes; None shows nothing.
+        unit: what is counted.
     """
 
-    def __init__(self, what: str, total: int, stream: TextIO | None = sys.stderr):
+    def __init__(self, what: str, total: int, stream: TextIO | None, unit: str = "images"):
         self.what = what
         self.total = total
         self.stream = stream
+        self.unit = unit
         self.done = 0
         self._is_terminal = stream is not None and stream.isatty()
         self._interval = 0.2 if self._is_terminal else 10.0  # seconds
         self._start = self._shown = time.monotonic()
 
-    def advance(self) -> None:
-        """Counts one image."""
-        self.done += 1
+    def advance(self, count: int = 1) -> None:
+        """Counts what has been done since the last call."""
+        self.done += count
         if self.stream is not None and time.monotonic() - self._shown >= self._interval:
             self._show(end="" if self._is_terminal else "\n")
 
@@ -64,12 +65,17 @@ class Progress:
         self._shown = time.monotonic()
         rate = self.done / max(self._shown - self._start, 1e-6)
         left = (self.total - self.done) / rate if rate else 0.0
-        text = f"{self.what}: {self.done}/{self.total}, {rate:.0f} images/s, {_duration(left)} left"
+        text = (
+            f"{self.what}: {self.done}/{self.total}, {rate:.0f} {self.unit}/s, "
+            f"{format_seconds(left)} left"
+        )
         start = "\r" if self._is_terminal else ""
         print(f"{start}{text:<70}" if start else text, end=end, file=self.stream, flush=True)
 
 
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
+def format_seconds(seconds: float) -> str:
+    """Returns 75.2 as "1 min 15 s" and 7300 as "2 h 01 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
