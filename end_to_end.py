@@ -42,7 +42,16 @@ class Job:
         self.recipe = recipe
         self.source = source
         self.workdir = workdir
-        self.seconds: dict[str, float] = {}
+        self._times_path = self.path("times.json")
+        self._times: dict[str, dict[str, float]] = {}  # kind of step → its output → seconds
+        if os.path.exists(self._times_path):
+            with open(self._times_path, encoding="utf-8") as file:
+                self._times = json.load(file)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall time of each kind of step, of earlier runs in this workdir too."""
+        return {kind: round(sum(steps.values()), 1) for kind, steps in self._times.items()}
 
     def path(self, *parts: str) -> str:
         """Returns a path inside the workdir."""
@@ -55,7 +64,9 @@ class Job:
     def run(
         self, kind: str, script: str, main: Callable, argv: Sequence[str], output: str, *inputs: str
     ) -> None:
-        """Runs `script` unless `output` is newer than `inputs`; adds its time to `kind`."""
+        """Runs `script` unless `output` is newer than `inputs`; `kind` is what it counts as."""
+        from training.reporting import write_text
+
         if _up_to_date(output, inputs):
             return
         print(f"\n$ python {script} {shlex.join(argv)}", flush=True)
@@ -64,7 +75,8 @@ class Job:
         if (exit_code := main(list(argv))) not in (0, 3):
             raise StepError(exit_code)
         os.utime(output)
-        self.seconds[kind] = self.seconds.get(kind, 0.0) + time.monotonic() - started
+        self._times.setdefault(kind, {})[output] = time.monotonic() - started
+        write_text(self._times_path, json.dumps(self._times, indent=1) + "\n")
 
 
 def _up_to_date(output: str, inputs: Sequence[str]) -> bool:
@@ -222,7 +234,7 @@ def write_results(job: Job, rows: list[dict], rankings: str) -> str:
     results = {
         "title": f"Waymark: {job.recipe.name}",
         "dataset": os.path.basename(os.path.abspath(job.source)),
-        "seconds": {kind: round(value, 1) for kind, value in job.seconds.items()},
+        "seconds": job.seconds,
         "rows": rows,
         "curves": curves,
         "rankings": {"predictions": os.path.basename(rankings), **tables},
@@ -266,8 +278,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         recipe = recipes.load(args.recipe)
         workdir = args.workdir or os.path.join("runs", recipe.name)
-        job = Job(recipe, args.source or os.path.join(workdir, "photographs"), workdir)
         os.makedirs(workdir, exist_ok=True)
+        job = Job(recipe, args.source or os.path.join(workdir, "photographs"), workdir)
         if args.source is None:
             draw(job)
         convert(job)

@@ -122,15 +122,10 @@ def training_batches(
         )
 
     class_weights = tf.constant(images.class_weights(noisy_weight))
-    chain = [ops.parse(), ops.decode(), *([crop] if crop else []), ops.resize_square(image_size)]
-    chain += [*augmentation, ops.map_label(images.label_table())]
-    chain += [ops.weigh(class_weights, noisy_weight)]
+    chain = [*([crop] if crop else []), ops.resize_square(image_size), *augmentation]
+    chain += [ops.map_label(images.label_table()), ops.weigh(class_weights, noisy_weight)]
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-    examples = epochs.flat_map(epoch_records).map(
-        lambda features: _example(features, chain), num_parallel_calls=tf.data.AUTOTUNE
-    )
-    # A record that no longer decodes is left out with a warning; it does not end the run.
-    examples = examples.ignore_errors(log_warning=True)
+    examples = _prepared(epochs.flat_map(epoch_records), chain)
     return examples.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
@@ -149,13 +144,10 @@ def validation_batches(images: ImageSet, *, image_size: int, batch_size: int) ->
         Dataset of (image uint8 `(B, S, S, 3)`, label int32 `(B,)`, weight float32 `(B,)`).
     """
     paths = images.manifest.shard_paths(schema.VALIDATION)
-    chain = [ops.parse(), ops.decode(), ops.resize_square(image_size)]
-    chain += [ops.map_label(images.label_table()), ops.weigh(tf.ones((images.num_classes,)))]
+    ones = tf.ones((images.num_classes,))
+    chain = [ops.resize_square(image_size), ops.map_label(images.label_table()), ops.weigh(ones)]
     records = tf.data.TFRecordDataset(paths, num_parallel_reads=tf.data.AUTOTUNE)
-    examples = records.map(
-        lambda serialized: _example({"serialized": serialized}, chain),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    ).ignore_errors(log_warning=True)
+    examples = _prepared(records.map(lambda serialized: {"serialized": serialized}), chain)
     batches = examples.batch(batch_size).map(lambda *batch: _fill_up(batch, batch_size))
     return batches.prefetch(tf.data.AUTOTUNE)
 
@@ -171,6 +163,20 @@ def _shuffled_records(paths: Sequence[str], seed: int, epoch: tf.Tensor) -> tf.d
     )
     return records.shuffle(
         SHUFFLE_BUFFER, seed=seed + epoch * 1_000_003, reshuffle_each_iteration=False
+    )
+
+
+def _prepared(records: tf.data.Dataset, chain: Sequence[ops.Op]) -> tf.data.Dataset:
+    """Returns the examples (image, label, weight) of {"serialized", …} records.
+
+    A record that no longer decodes is left out with a warning of TensorFlow's in the terminal; it
+    does not end the run. Errors of any other op do.
+    """
+    decoded = records.map(
+        lambda features: ops.decode()(ops.parse()(features)), num_parallel_calls=tf.data.AUTOTUNE
+    ).ignore_errors(log_warning=True)
+    return decoded.map(
+        lambda features: _example(features, chain), num_parallel_calls=tf.data.AUTOTUNE
     )
 
 

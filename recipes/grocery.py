@@ -17,6 +17,9 @@ NETWORK = Model(
     weights=None,
     embedding_dim=256,
     freeze_batchnorm=False,
+    margin="cosface",
+    margin_size=0.2,
+    scale=16.0,
 )
 STAGE_1 = Stage(
     number=1,
@@ -32,7 +35,9 @@ STAGE_1 = Stage(
     augmentation=Augmentation(crop_area=0.4, color=0.2),
 )
 STAGE_2 = dataclasses.replace(STAGE_1, number=2, image_size=96, epochs=15, start_from=1)
-STAGE_3 = dataclasses.replace(STAGE_1, number=3, image_size=128, epochs=10, start_from=2)
+STAGE_3 = dataclasses.replace(
+    STAGE_1, number=3, image_size=128, export_size=160, epochs=10, start_from=2
+)
 
 RECIPE = Recipe(
     name="grocery",
