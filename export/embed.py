@@ -1,8 +1,8 @@
 """From images to embeddings: python export/embed.py --model SAVEDMODEL --table T.csv --output DIR.
 
-Reads the images of tables or of a split of shards, and writes an embeddings directory in pieces:
-memory stays bounded whatever the number of images. A bad image is left out, listed in rejects.csv
-and counted; the exit code is then 3.
+Reads the images of tables, of a folder or of a split of shards, and writes an embeddings directory
+in pieces: memory stays bounded whatever the number of images. A bad image is left out, listed in
+rejects.csv and counted; the exit code is then 3.
 """
 
 import argparse
@@ -26,6 +26,8 @@ from export.savedmodel import INFO_NAME
 from input_pipeline import ops, schema
 from progress import Progress, ordered_map
 from retrieval.embeddings import EmbeddingsWriter
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,16 @@ def table_sources(path: str, *, id_column: str = "id", path_column: str = "path"
             )
         rows = [(row[id_column], row[path_column]) for row in reader]
     return [Source(image_id, _file_reader(folder, name)) for image_id, name in rows]
+
+
+def folder_sources(folder: str) -> list[Source]:
+    """Returns the JPEG and PNG files below a folder; the id is the path relative to it."""
+    paths = sorted(path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    return [
+        Source(path.relative_to(folder).as_posix(), path.read_bytes)
+        for path in paths
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    ]
 
 
 def shard_sources(directory: str, split: str) -> Iterator[Source]:
@@ -174,29 +186,44 @@ def _write_rejects(output: str, rejects: list) -> None:
     os.replace(partial, path)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--model", required=True, help="folder of export/savedmodel.py")
-    parser.add_argument("--table", nargs="+", default=[], help="CSV tables with id and path")
+    images = parser.add_mutually_exclusive_group(required=True)
+    images.add_argument("--table", nargs="+", help="CSV tables with id and path")
+    images.add_argument("--images", metavar="FOLDER", help="all JPEG and PNG files below it")
+    images.add_argument("--data", metavar="DIR", help="folder of shards, with --split")
+    parser.add_argument("--split", help="split of the shards")
     parser.add_argument("--id-column", default="id")
     parser.add_argument("--path-column", default="path")
-    parser.add_argument("--data", help="folder of shards, instead of tables")
-    parser.add_argument("--split", help="split of the shards")
     parser.add_argument("--output", required=True, help="embeddings directory to write")
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args(argv)
-    if bool(args.table) == bool(args.data) or bool(args.data) != bool(args.split):
-        parser.error("expected --table FILE ..., or --data DIR with --split NAME")
+    if bool(args.data) != bool(args.split):
+        parser.error("--data and --split: expected both or neither")
+    return args
+
+
+def sources_of(args: argparse.Namespace) -> tuple[Iterable[Source], int, str]:
+    """Returns the images the command line names, their number, and what to call them."""
+    if args.data:
+        total = schema.Manifest.load(args.data).images(args.split)
+        return shard_sources(args.data, args.split), total, f"{args.data} {args.split}"
+    if args.images:
+        sources, name = folder_sources(args.images), args.images
+    else:
+        columns = {"id_column": args.id_column, "path_column": args.path_column}
+        sources = [source for table in args.table for source in table_sources(table, **columns)]
+        name = " ".join(args.table)
+    return sources, len(sources), name
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    args = parse_args(argv)
     try:
-        if args.table:
-            columns = {"id_column": args.id_column, "path_column": args.path_column}
-            sources = [s for table in args.table for s in table_sources(table, **columns)]
-            name, total = " ".join(args.table), len(sources)
-        else:
-            sources = shard_sources(args.data, args.split)
-            name = f"{args.data} {args.split}"
-            total = schema.Manifest.load(args.data).images(args.split)
+        sources, total, name = sources_of(args)
         counts = embed(
             sources,
             args.model,

@@ -152,6 +152,20 @@ def test_shards_and_files_give_the_same_embeddings(exported, photographs, shards
             np.testing.assert_allclose(vector, by_id[image_id], atol=1e-5)
 
 
+def test_a_folder_gives_the_embeddings_of_its_files(exported, photographs, tmp_path):
+    model = str(exported / "single")
+    shutil.copytree(photographs, tmp_path / "in" / "deeper")
+    argv = ["--model", model, "--images", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    assert embedding.main(argv) == 0
+    found = embeddings.load(str(tmp_path / "out"))
+    files = sorted(path.name for path in photographs.glob("*.jpg"))
+    assert found.ids == tuple(f"deeper/{name}" for name in files)
+    image = ops.decode_image(tf.constant((photographs / files[5]).read_bytes()))
+    signature = tf.saved_model.load(model).signatures["serving_default"]
+    expected = signature(input_image=image)["global_descriptor"]
+    np.testing.assert_allclose(found.vectors[5], expected, atol=1e-5)
+
+
 def test_ensemble_embeddings_are_stored_with_unit_length(exported, photographs, tmp_path):
     argv = ["--model", str(exported / "ensemble"), "--table", str(photographs / "train.csv")]
     assert embedding.main([*argv, "--output", str(tmp_path)]) == 0
