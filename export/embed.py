@@ -8,6 +8,7 @@ rejects.csv and counted; the exit code is then 3.
 import argparse
 import csv
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -21,6 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings, but no notes
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from export.savedmodel import INFO_NAME
 from input_pipeline import ops, schema
@@ -166,7 +168,7 @@ def _decode_all(sources: Iterable[Source], sizes: list[int], rejects: list) -> I
 
     def decode(source: Source) -> tuple[str, list[np.ndarray] | Exception]:
         try:
-            image = ops.decode_image(tf.constant(source.read()))
+            image = _decode(source.read())
             return source.image_id, [ops.square(image, size).numpy() for size in sizes]
         except (OSError, tf.errors.OpError, ValueError) as error:
             return source.image_id, error
@@ -176,6 +178,18 @@ def _decode_all(sources: Iterable[Source], sizes: list[int], rejects: list) -> I
             rejects.append((image_id, str(squares).splitlines()[0]))
         else:
             yield image_id, squares
+
+
+def _decode(encoded: bytes) -> tf.Tensor:
+    """Decodes one image, after a look at its header: a small file can hold a huge picture."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            pixels = image.width * image.height
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(str(error)) from error
+    if pixels > schema.MAX_PIXELS:
+        raise ValueError(f"expected at most {schema.MAX_PIXELS} pixels. Received: {pixels}")
+    return ops.decode_image(tf.constant(encoded))
 
 
 def _write_rejects(output: str, rejects: list) -> None:

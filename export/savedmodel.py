@@ -61,20 +61,29 @@ class Descriptor(tf.Module):
                 "expected at least one member and one weight for each. "
                 f"Received: {len(members)} members, weights {list(weights)}"
             )
-        self._models = [model for model, _ in members]
+        models = [model for model, _ in members]
+        # What is saved is the graph and its variables. The Keras layers stay behind a function:
+        # as attributes each of them would be written as an object, which takes twice as long to save and to load.
+        self._each_model = lambda: models
+        self._variables = [variable.value for model in models for variable in model.variables]
         self.image_sizes = tuple(size for _, size in members)
         self._weights = [float(weight) for weight in weights]
+        # Traced once; the signatures only differ in what they do before.
+        specs = [tf.TensorSpec((None, size, size, 3), tf.uint8) for size in self.image_sizes]
+        self.describe = tf.function(self._describe, input_signature=specs)
 
     @property
     def dimension(self) -> int:
         """Size D of the descriptor."""
-        return sum(model.output_shape[-1] for model in self._models)
+        return sum(model.output_shape[-1] for model in self._each_model())
 
-    def describe(self, squares: Sequence[tf.Tensor]) -> tf.Tensor:
+    def _describe(self, *squares: tf.Tensor) -> tf.Tensor:
         """Returns `(B, D)` float32 from uint8 `(B, S, S, 3)` squares, one batch per member."""
         described = [
             weight * model(images, training=False)
-            for weight, model, images in zip(self._weights, self._models, squares, strict=True)
+            for weight, model, images in zip(
+                self._weights, self._each_model(), squares, strict=True
+            )
         ]
         return tf.concat(described, axis=-1)
 
@@ -93,7 +102,7 @@ class Descriptor(tf.Module):
         """A batch of JPEG or PNG files of any sizes."""
         signature = [tf.TensorSpec((size, size, 3), tf.uint8) for size in self.image_sizes]
         squares = tf.map_fn(self._decode, encoded, fn_output_signature=signature)
-        return {"global_descriptor": self.describe(squares)}
+        return {"global_descriptor": self.describe(*squares)}
 
     def squares(self):
         """Returns the concrete function of the signature of that name."""
@@ -105,7 +114,7 @@ class Descriptor(tf.Module):
         @tf.function
         def squares(**images):
             batches = [images[f"square_{size}"] for size in self.image_sizes]
-            return {"global_descriptor": self.describe(batches)}
+            return {"global_descriptor": self.describe(*batches)}
 
         return squares.get_concrete_function(**specs)
 
@@ -114,7 +123,7 @@ class Descriptor(tf.Module):
         return [ops.square(image, size) for size in self.image_sizes]
 
     def _from_images(self, images: tf.Tensor) -> tf.Tensor:
-        return self.describe([ops.square(images, size) for size in self.image_sizes])
+        return self.describe(*(ops.square(images, size) for size in self.image_sizes))
 
 
 def save(

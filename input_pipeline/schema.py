@@ -33,6 +33,7 @@ FEATURES: Mapping[str, tf.io.FixedLenFeature] = {
     IS_CLEAN: tf.io.FixedLenFeature([], tf.int64),
 }
 IMAGE_FORMATS = ("jpeg", "png")
+MAX_PIXELS = 89_478_485  # width × height; Pillow's own threshold of a suspicious image
 NO_LABEL = -1
 
 TRAIN_CLEAN = "train_clean"

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from export import embed as embedding
 from export import savedmodel
@@ -179,16 +180,19 @@ def test_bad_images_are_listed_and_the_run_goes_on(exported, photographs, tmp_pa
     (tmp_path / "cut.jpg").write_bytes((photographs / "0-0.jpg").read_bytes()[:200])
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("not an image")
-    names = ["good.jpg", "cut.jpg", "empty.jpg", "text.jpg", "missing.jpg"]
+    Image.new("1", (20_000, 9_000)).save(tmp_path / "huge.png")
+    names = ["good.jpg", "cut.jpg", "empty.jpg", "text.jpg", "missing.jpg", "huge.png"]
     lines = ["id,path", *(f"{name[:-4]},{name}" for name in names)]
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     argv = ["--model", str(exported / "single"), "--table", str(tmp_path / "t.csv")]
     assert embedding.main([*argv, "--output", str(tmp_path / "out")]) == 3
-    assert "1 images, 4 rejected" in capsys.readouterr().out
+    assert "1 images, 5 rejected" in capsys.readouterr().out
     found = embeddings.load(str(tmp_path / "out"))
-    assert (found.ids, found.manifest["rejected"]) == (("good",), 4)
+    assert (found.ids, found.manifest["rejected"]) == (("good",), 5)
     with open(tmp_path / "out" / "rejects.csv", newline="", encoding="utf-8") as file:
-        assert {row["id"] for row in csv.DictReader(file)} == {"cut", "empty", "text", "missing"}
+        reasons = {row["id"]: row["reason"] for row in csv.DictReader(file)}
+    assert set(reasons) == {"cut", "empty", "text", "missing", "huge"}
+    assert "pixels" in reasons["huge"]
 
 
 @pytest.mark.parametrize(

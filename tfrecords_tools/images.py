@@ -11,6 +11,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from input_pipeline.schema import MAX_PIXELS
+
 ZERO_BYTES = "zero bytes"
 NOT_AN_IMAGE = "not an image"
 TRUNCATED = "truncated"
@@ -22,7 +24,6 @@ UNCHANGED = "unchanged"
 CONVERTED = "converted"
 SHRUNK = "shrunk"
 
-MAX_PIXELS = 89_478_485  # Pillow's own threshold of a suspicious image
 CONVERTED_QUALITY = 95
 
 # Others are either no photographs or, as EPS, run a program to be decoded. Many cameras write MPO,

@@ -15,6 +15,7 @@ from training.checkpoints import Checkpoints
 from training.trainer import Trainer
 
 RECORD_NAME = "stage.json"
+MIN_CHECKPOINT_SECONDS = 10.0
 
 
 class StoppedError(Exception):
@@ -30,14 +31,15 @@ class Plan:
         total_steps: steps of the stage.
         steps_per_epoch: validation comes after each epoch.
         steps_per_loop: steps on the device between two reports.
-        checkpoint_seconds: a checkpoint is written when this much time has passed.
+        checkpoint_share: share of the time that may go into checkpoints; the next one is due
+            1/share times as long after the last as that took to write, and 10 s at least.
     """
 
     stage: int
     total_steps: int
     steps_per_epoch: int
     steps_per_loop: int = 100
-    checkpoint_seconds: float = 300.0
+    checkpoint_share: float = 0.02
 
     def next_stop(self, step: int) -> int:
         """Returns the step at which the loop that starts at `step` ends."""
@@ -89,17 +91,18 @@ def run_stage(
 
 
 def _train(trainer, plan, batches, validation, reporter, checkpoints, stop) -> None:
-    saved_at = time.monotonic()
+    due = time.monotonic()
     while trainer.step < plan.total_steps:
         steps = plan.next_stop(trainer.step) - trainer.step
         result = trainer.train(batches, steps)
         reporter.train(trainer.step, result, trainer.learning_rate)
         if validation is not None and trainer.step % plan.steps_per_epoch == 0:
             reporter.validation(trainer.step, trainer.evaluate(validation))
-        due = time.monotonic() - saved_at > plan.checkpoint_seconds
-        if due or stop.asked or trainer.step >= plan.total_steps:
+        if time.monotonic() >= due or stop.asked or trainer.step >= plan.total_steps:
+            started = time.monotonic()
             checkpoints.save()
-            saved_at = time.monotonic()
+            took = time.monotonic() - started
+            due = time.monotonic() + max(MIN_CHECKPOINT_SECONDS, took / plan.checkpoint_share)
         if stop.asked and trainer.step < plan.total_steps:
             raise StoppedError(f"stage {plan.stage} is saved at step {trainer.step}")
 
