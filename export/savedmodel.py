@@ -63,7 +63,8 @@ class Descriptor(tf.Module):
             )
         models = [model for model, _ in members]
         # What is saved is the graph and its variables. The Keras layers stay behind a function:
-        # as attributes each of them would be written as an object, which takes twice as long to save and to load.
+        # as attributes each of them would be written as an object, and saving and loading take
+        # twice as long.
         self._each_model = lambda: models
         self._variables = [variable.value for model in models for variable in model.variables]
         self.image_sizes = tuple(size for _, size in members)
