@@ -65,6 +65,7 @@ def make_trainer(where, member: Member, stage: Stage, num_classes: int, steps: d
     fields = dataclasses.asdict(member.model)
     loss_fields = {name: fields.pop(name) for name in ("scale", "margin", "margin_size")}
     freeze_batchnorm = fields.pop("freeze_batchnorm")
+    fields.pop("antialias")  # the pipeline's
     if stage.start_from:
         fields["weights"] = None  # they come from the stage before
     with where.scope():
@@ -114,10 +115,12 @@ def run_stage(where, recipe: Recipe, member: Member, stage: Stage, args) -> None
         before = layout.model_path(args.workdir, member.name, stage.start_from)
         transfer(load_model(before), trainer.model, stage.skip_layers)
 
+    square = ops.Square(stage.image_size, member.model.antialias)
+
     def make_batches(first_step: int):
         return pipeline.training_batches(
             images,
-            image_size=stage.image_size,
+            square=square,
             batch_size=stage.batch_size,
             seed=seed,
             first_step=first_step,
@@ -127,9 +130,7 @@ def run_stage(where, recipe: Recipe, member: Member, stage: Stage, args) -> None
 
     validation = None
     if images.num_validation_images:
-        validation = pipeline.validation_batches(
-            images, image_size=stage.image_size, batch_size=stage.batch_size
-        )
+        validation = pipeline.validation_batches(images, square=square, batch_size=stage.batch_size)
     plan = stages.Plan(stage.number, total_steps, steps_per_epoch)
     stages.run_stage(model_path, trainer, plan, make_batches, validation)
 

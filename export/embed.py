@@ -125,21 +125,21 @@ def embed(
     """
     info = load_info(model)
     norm = float(np.linalg.norm(info["weights"]))  # of an ensemble's descriptor; 1 for a member
-    describe = tf.saved_model.load(model).signatures["squares"]
-    sizes = sorted(set(info["image_sizes"]))
+    describe = tf.saved_model.load(model).signatures["resized"]
+    squares = list(dict.fromkeys(ops.Square(**square) for square in info["squares"]))
     rejects, progress = [], Progress("embed", total, sys.stderr)
     writer = EmbeddingsWriter(
         output, info["dimension"], model_digest=info["model_digest"], source=source_name
     )
     with writer:
-        decoded = _decode_all(sources, sizes, rejects)
+        decoded = _decode_all(sources, squares, rejects)
         while batch := list(itertools.islice(decoded, batch_size)):
-            squares = {}
-            for position, size in enumerate(sizes):
-                images = np.zeros((batch_size, size, size, 3), np.uint8)
-                images[: len(batch)] = [squared[position] for _, squared in batch]
-                squares[f"square_{size}"] = tf.constant(images)
-            vectors = describe(**squares)["global_descriptor"].numpy()
+            inputs = {}
+            for position, square in enumerate(squares):
+                images = np.zeros((batch_size, square.size, square.size, 3), np.uint8)
+                images[: len(batch)] = [resized[position] for _, resized in batch]
+                inputs[square.name] = tf.constant(images)
+            vectors = describe(**inputs)["global_descriptor"].numpy()
             writer.append([image_id for image_id, _ in batch], vectors[: len(batch)] / norm)
             progress.advance(len(batch))
         writer.reject(len(rejects))
@@ -163,21 +163,23 @@ def load_info(model: str) -> dict:
     return json.loads(path.read_text())
 
 
-def _decode_all(sources: Iterable[Source], sizes: list[int], rejects: list) -> Iterator[tuple]:
-    """Yields (id, squares of all sizes) in order, decoding some images ahead on all cores."""
+def _decode_all(
+    sources: Iterable[Source], squares: list[ops.Square], rejects: list
+) -> Iterator[tuple]:
+    """Yields (id, image in all squares) in order, decoding some images ahead on all cores."""
 
     def decode(source: Source) -> tuple[str, list[np.ndarray] | Exception]:
         try:
             image = _decode(source.read())
-            return source.image_id, [ops.square(image, size).numpy() for size in sizes]
+            return source.image_id, [square(image).numpy() for square in squares]
         except (OSError, tf.errors.OpError, ValueError) as error:
             return source.image_id, error
 
-    for image_id, squares in ordered_map(decode, sources, workers=os.cpu_count() or 1):
-        if isinstance(squares, Exception):
-            rejects.append((image_id, str(squares).splitlines()[0]))
+    for image_id, resized in ordered_map(decode, sources, workers=os.cpu_count() or 1):
+        if isinstance(resized, Exception):
+            rejects.append((image_id, str(resized).splitlines()[0]))
         else:
-            yield image_id, squares
+            yield image_id, resized
 
 
 def _decode(encoded: bytes) -> tf.Tensor:

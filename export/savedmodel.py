@@ -5,6 +5,7 @@ with one image; the batched signatures are for everybody else.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -37,24 +38,24 @@ class Descriptor(tf.Module):
     with the square of its weight in a squared distance.
 
     Args:
-        members: pairs of embedding model (see `models.builder.embedding_model`) and image size.
+        members: pairs of embedding model (see `models.builder.embedding_model`) and resize.
         weights: one factor per member.
 
     Attributes:
-        image_sizes: the members' image sizes.
+        squares: the members' resizes.
 
     Signatures:
         serving_default: `input_image` uint8 `(H, W, 3)` → `global_descriptor` float32 `(D,)`.
         images: `images` uint8 `(B, H, W, 3)` → `global_descriptor` float32 `(B, D)`.
         encoded: `encoded` string `(B,)`, JPEG or PNG bytes → `global_descriptor` `(B, D)`.
-        squares: `square_S` uint8 `(B, S, S, 3)` for each image size S, resized already by
-            `input_pipeline.ops.square` → `global_descriptor` `(B, D)`.
+        resized: for each different resize, `Square.name` uint8 `(B, S, S, 3)`, resized already
+            → `global_descriptor` `(B, D)`.
 
     Reference:
         Jeon, "1st Place Solution to Google Landmark Retrieval 2020", arXiv:2009.05132.
     """
 
-    def __init__(self, members: Sequence[tuple[keras.Model, int]], weights: Sequence[float]):
+    def __init__(self, members: Sequence[tuple[keras.Model, ops.Square]], weights: Sequence[float]):
         super().__init__()
         if not members or len(members) != len(weights):
             raise ValueError(
@@ -67,10 +68,10 @@ class Descriptor(tf.Module):
         # twice as long.
         self._each_model = lambda: models
         self._variables = [variable.value for model in models for variable in model.variables]
-        self.image_sizes = tuple(size for _, size in members)
+        self.squares = tuple(square for _, square in members)
         self._weights = [float(weight) for weight in weights]
         # Traced once; the signatures only differ in what they do before.
-        specs = [tf.TensorSpec((None, size, size, 3), tf.uint8) for size in self.image_sizes]
+        specs = [tf.TensorSpec((None, s.size, s.size, 3), tf.uint8) for s in self.squares]
         self.describe = tf.function(self._describe, input_signature=specs)
 
     @property
@@ -101,35 +102,35 @@ class Descriptor(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "encoded")])
     def encoded(self, encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         """A batch of JPEG or PNG files of any sizes."""
-        signature = [tf.TensorSpec((size, size, 3), tf.uint8) for size in self.image_sizes]
+        signature = [tf.TensorSpec((s.size, s.size, 3), tf.uint8) for s in self.squares]
         squares = tf.map_fn(self._decode, encoded, fn_output_signature=signature)
         return {"global_descriptor": self.describe(*squares)}
 
-    def squares(self):
+    def resized(self):
         """Returns the concrete function of the signature of that name."""
         specs = {
-            f"square_{size}": tf.TensorSpec((None, size, size, 3), tf.uint8)
-            for size in self.image_sizes
+            square.name: tf.TensorSpec((None, square.size, square.size, 3), tf.uint8)
+            for square in self.squares
         }
 
         @tf.function
-        def squares(**images):
-            batches = [images[f"square_{size}"] for size in self.image_sizes]
+        def resized(**images):
+            batches = [images[square.name] for square in self.squares]
             return {"global_descriptor": self.describe(*batches)}
 
-        return squares.get_concrete_function(**specs)
+        return resized.get_concrete_function(**specs)
 
     def _decode(self, encoded: tf.Tensor) -> list[tf.Tensor]:
         image = ops.decode_image(encoded)
-        return [ops.square(image, size) for size in self.image_sizes]
+        return [square(image) for square in self.squares]
 
     def _from_images(self, images: tf.Tensor) -> tf.Tensor:
-        return self.describe(*(ops.square(images, size) for size in self.image_sizes))
+        return self.describe(*(square(images) for square in self.squares))
 
 
 def save(
     model_paths: Sequence[str],
-    image_sizes: Sequence[int],
+    squares: Sequence[ops.Square],
     output: str,
     *,
     weights: Sequence[float] | None = None,
@@ -138,22 +139,22 @@ def save(
 
     Args:
         model_paths: the members' `model.keras`.
-        image_sizes: side of each member's square input, pixels.
+        squares: each member's resize.
         output: folder to write; replaced if it is there.
         weights: factor of each member; all 1 if left out.
 
     Returns:
-        What `waymark.json` in the folder says: model_digest, image_sizes, weights, dimension.
+        What `waymark.json` in the folder says: model_digest, squares, weights, dimension.
 
     Raises:
         FileNotFoundError: a model is not finished.
     """
     weights = [1.0] * len(model_paths) if weights is None else list(weights)
     models = [embedding_model(load_model(path)) for path in model_paths]
-    descriptor = Descriptor(list(zip(models, image_sizes, strict=True)), weights)
+    descriptor = Descriptor(list(zip(models, squares, strict=True)), weights)
     info = {
-        "model_digest": _digest(models, image_sizes, weights),
-        "image_sizes": list(image_sizes),
+        "model_digest": _digest(models, squares, weights),
+        "squares": [dataclasses.asdict(square) for square in squares],
         "weights": weights,
         "dimension": descriptor.dimension,
     }
@@ -163,7 +164,7 @@ def save(
         "serving_default": descriptor.serving_default,
         "images": descriptor.images,
         "encoded": descriptor.encoded,
-        "squares": descriptor.squares(),
+        "resized": descriptor.resized(),
     }
     tf.saved_model.save(descriptor, partial, signatures=signatures)
     pathlib.Path(partial, INFO_NAME).write_text(json.dumps(info, indent=1) + "\n")
@@ -172,9 +173,10 @@ def save(
     return info
 
 
-def _digest(models, image_sizes: Sequence[int], weights: Sequence[float]) -> str:
-    """Returns a sha256 of everything that decides the descriptor: weights, sizes, factors."""
-    digest = hashlib.sha256(json.dumps([list(image_sizes), list(weights)]).encode())
+def _digest(models, squares: Sequence[ops.Square], weights: Sequence[float]) -> str:
+    """Returns a sha256 of everything that decides the descriptor: weights, resizes, factors."""
+    names = [square.name for square in squares]
+    digest = hashlib.sha256(json.dumps([names, list(weights)]).encode())
     for model in models:
         for variable in model.variables:
             digest.update(f"{variable.path} {variable.shape}".encode())
@@ -208,7 +210,12 @@ def main(argv: list[str] | None = None) -> int:
         pairs = members_of(recipe, args.member, args.stage)
         info = save(
             [layout.model_path(workdir, member.name, stage.number) for member, stage in pairs],
-            [args.image_size or stage.export_size or stage.image_size for _, stage in pairs],
+            [
+                ops.Square(
+                    args.image_size or stage.export_size or stage.image_size, member.model.antialias
+                )
+                for member, stage in pairs
+            ],
             args.output,
             weights=None if args.member else [member.weight for member, _ in pairs],
         )
@@ -216,7 +223,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     names = " + ".join(f"{member.name} stage {stage.number}" for member, stage in pairs)
-    print(f"{args.output}: {names}, {info['dimension']} dimensions, at {info['image_sizes']} px")
+    sizes = ", ".join(str(square["size"]) for square in info["squares"])
+    print(f"{args.output}: {names}, {info['dimension']} dimensions, at {sizes} px")
     return 0
 
 

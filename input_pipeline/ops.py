@@ -5,6 +5,7 @@ stateless: they read `features["seed"]`, two integers that the pipeline makes fr
 seed, the epoch and the position, so that an example looks the same in every run.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -41,29 +42,45 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def resize_square(size: int) -> Op:
-    """Resizes `image` to (size, size, 3), see `square`."""
-
-    def op(features: Features) -> Features:
-        return {**features, "image": square(features["image"], size)}
-
-    return op
-
-
-def square(images: tf.Tensor, size: int) -> tf.Tensor:
-    """Plain square bilinear resize: no crop, the aspect ratio is not kept, no antialiasing.
+@dataclasses.dataclass(frozen=True)
+class Square:
+    """Plain square bilinear resize: no crop, the aspect ratio is not kept.
 
     Training and export both call this one. Values are rounded back to uint8, half a grey level
     at most, so that what goes to the device is a quarter of the bytes.
 
-    Args:
-        images: uint8 `(H, W, 3)` or `(B, H, W, 3)`.
+    Attributes:
         size: side S, pixels.
+        antialias: smooth first where the image shrinks (0.5 to 1 ms for 348 × 464 pixels).
+
+    Call arguments:
+        images: uint8 `(H, W, 3)` or `(B, H, W, 3)`.
 
     Returns:
         uint8 `(S, S, 3)` or `(B, S, S, 3)`.
     """
-    return tf.cast(tf.round(tf.image.resize(images, (size, size))), tf.uint8)
+
+    size: int
+    antialias: bool = False
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        """Resizes one image or a batch."""
+        resized = tf.image.resize(images, (self.size, self.size), antialias=self.antialias)
+        return tf.cast(tf.round(resized), tf.uint8)
+
+    @property
+    def name(self) -> str:
+        """A name for the input of a signature: "square_512" or "square_512_antialias"."""
+        return f"square_{self.size}" + ("_antialias" if self.antialias else "")
+
+
+def resize(square: Square) -> Op:
+    """Resizes `image` to (S, S, 3)."""
+
+    def op(features: Features) -> Features:
+        return {**features, "image": square(features["image"])}
+
+    return op
 
 
 def random_crop(smallest_area: float, largest_ratio: float = 4 / 3) -> Op:

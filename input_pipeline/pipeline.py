@@ -75,7 +75,7 @@ class ImageSet:
 def training_batches(
     images: ImageSet,
     *,
-    image_size: int,
+    square: ops.Square,
     batch_size: int,
     seed: int,
     first_step: int = 0,
@@ -90,7 +90,7 @@ def training_batches(
 
     Args:
         images: the set.
-        image_size: side S, pixels.
+        square: the resize to S × S pixels.
         batch_size: global batch B; an epoch is num_images // B steps, the rest is left out.
         seed: of the order and the augmentation.
         first_step: steps already done.
@@ -122,14 +122,14 @@ def training_batches(
         )
 
     class_weights = tf.constant(images.class_weights(noisy_weight))
-    chain = [*([crop] if crop else []), ops.resize_square(image_size), *augmentation]
+    chain = [*([crop] if crop else []), ops.resize(square), *augmentation]
     chain += [ops.map_label(images.label_table()), ops.weigh(class_weights, noisy_weight)]
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
     examples = _prepared(epochs.flat_map(epoch_records), chain)
     return examples.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
-def validation_batches(images: ImageSet, *, image_size: int, batch_size: int) -> tf.data.Dataset:
+def validation_batches(images: ImageSet, *, square: ops.Square, batch_size: int) -> tf.data.Dataset:
     """The validation images once, in order, unweighted.
 
     The last batch is filled up with weight 0, so that shapes are static and every image counts
@@ -137,7 +137,7 @@ def validation_batches(images: ImageSet, *, image_size: int, batch_size: int) ->
 
     Args:
         images: the set whose labels are wanted.
-        image_size: side S, pixels.
+        square: the resize to S × S pixels.
         batch_size: global batch B.
 
     Returns:
@@ -145,7 +145,7 @@ def validation_batches(images: ImageSet, *, image_size: int, batch_size: int) ->
     """
     paths = images.manifest.shard_paths(schema.VALIDATION)
     ones = tf.ones((images.num_classes,))
-    chain = [ops.resize_square(image_size), ops.map_label(images.label_table()), ops.weigh(ones)]
+    chain = [ops.resize(square), ops.map_label(images.label_table()), ops.weigh(ones)]
     records = tf.data.TFRecordDataset(paths, num_parallel_reads=tf.data.AUTOTUNE)
     examples = _prepared(records.map(lambda serialized: {"serialized": serialized}), chain)
     batches = examples.batch(batch_size).map(lambda *batch: _fill_up(batch, batch_size))

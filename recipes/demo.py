@@ -14,6 +14,7 @@ NETWORK = Model(
     depth=0.35,
     drop_connect_rate=0.0,
     weights=None,
+    antialias=True,
     embedding_dim=128,
     freeze_batchnorm=False,
     margin="cosface",

@@ -15,6 +15,7 @@ NETWORK = Model(
     depth=0.5,
     drop_connect_rate=0.1,
     weights=None,
+    antialias=True,
     embedding_dim=256,
     freeze_batchnorm=False,
     margin="cosface",

@@ -46,6 +46,8 @@ class Model:
         drop_connect_rate: stochastic depth of the backbone.
         weights: "imagenet", "noisy-student", a weights file of the backbone, or None.
         pooling: "gap" (mean) or "gem" (generalized mean, trainable p from 3).
+        antialias: the square resize smooths first, so that fine patterns of large photographs do
+            not turn into noise in small inputs; the winner's plain one (512 px and up) does not.
         embedding_dim: size D of the bottleneck, Dense(D, swish).
         freeze_batchnorm: BatchNorm uses and keeps its stored statistics and stochastic depth is
             off, as in the winner's training step; gamma and beta still train.
@@ -59,6 +61,7 @@ class Model:
     drop_connect_rate: float = 0.2
     weights: str | None = "imagenet"
     pooling: str = "gap"
+    antialias: bool = False
     embedding_dim: int = 512
     freeze_batchnorm: bool = True
     margin: str = "none"

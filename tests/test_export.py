@@ -18,7 +18,7 @@ from models.storage import load_model
 from retrieval import embeddings
 
 SMALL = {"backbone": "efficientnet", "width": 0.25, "depth": 0.25, "embedding_dim": 16}
-SIZES = (32, 48)
+SQUARES = (ops.Square(32), ops.Square(48, antialias=True))
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +37,16 @@ def members(tmp_path_factory):
 def exported(members, tmp_path_factory):
     """A folder with the SavedModels `single` (first member) and `ensemble` (1.0 and 0.5)."""
     folder = tmp_path_factory.mktemp("exported")
-    savedmodel.save(members[:1], SIZES[:1], str(folder / "single"))
-    savedmodel.save(members, SIZES, str(folder / "ensemble"), weights=[1.0, 0.5])
+    savedmodel.save(members[:1], SQUARES[:1], str(folder / "single"))
+    savedmodel.save(members, SQUARES, str(folder / "ensemble"), weights=[1.0, 0.5])
     return folder
 
 
-def by_hand(path, size, image):
+def by_hand(path, square, image):
     """Resize as in training, the trained network up to the bottleneck, unit length."""
     model = load_model(path)
     bottleneck = keras.Model(model.input, model.get_layer("bottleneck").output)
-    vector = bottleneck(ops.square(image, size)[tf.newaxis]).numpy()[0]
+    vector = bottleneck(square(image)[tf.newaxis]).numpy()[0]
     return vector / np.linalg.norm(vector)
 
 
@@ -63,7 +63,7 @@ def test_the_contests_signature(exported, members, photo):
     assert (name, spec.shape.as_list(), spec.dtype) == ("input_image", [None, None, 3], tf.uint8)
     descriptor = signature(input_image=image)["global_descriptor"]
     assert (descriptor.shape, descriptor.dtype) == ((16,), tf.float32)
-    np.testing.assert_allclose(descriptor, by_hand(members[0], SIZES[0], image), atol=1e-5)
+    np.testing.assert_allclose(descriptor, by_hand(members[0], SQUARES[0], image), atol=1e-5)
     assert (exported / "single" / "saved_model.pb").is_file()
     assert (exported / "single" / "variables").is_dir()
 
@@ -72,7 +72,7 @@ def test_ensemble_is_weighted_and_not_normalised_again(exported, members, photo)
     image = ops.decode_image(tf.constant(photo))
     loaded = tf.saved_model.load(str(exported / "ensemble"))
     descriptor = loaded.signatures["serving_default"](input_image=image)["global_descriptor"]
-    parts = [by_hand(path, size, image) for path, size in zip(members, SIZES, strict=True)]
+    parts = [by_hand(path, square, image) for path, square in zip(members, SQUARES, strict=True)]
     expected = np.concatenate([1.0 * parts[0], 0.5 * parts[1]])
     np.testing.assert_allclose(descriptor, expected, atol=1e-5)
     assert np.linalg.norm(descriptor) == pytest.approx(np.sqrt(1.25), abs=1e-5)
@@ -94,10 +94,11 @@ def test_batched_signatures_agree_with_the_single_one(exported, photographs):
 
 def test_info_names_what_decides_the_descriptor(exported, members, tmp_path):
     info = json.loads((exported / "single" / "waymark.json").read_text())
-    assert (info["dimension"], info["image_sizes"], info["weights"]) == (16, [32], [1.0])
-    same = savedmodel.save(members[:1], [32], str(tmp_path / "a"))
+    assert (info["dimension"], info["weights"]) == (16, [1.0])
+    assert info["squares"] == [{"size": 32, "antialias": False}]
+    same = savedmodel.save(members[:1], SQUARES[:1], str(tmp_path / "a"))
     assert same["model_digest"] == info["model_digest"]
-    for other in ((members[1:], [32]), (members[:1], [48])):
+    for other in ((members[1:], SQUARES[:1]), (members[:1], SQUARES[1:])):
         changed = savedmodel.save(*other, str(tmp_path / "a"))
         assert changed["model_digest"] != info["model_digest"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
@@ -105,7 +106,7 @@ def test_info_names_what_decides_the_descriptor(exported, members, tmp_path):
 
 def test_ensemble_needs_a_weight_for_each_member():
     with pytest.raises(ValueError, match="2 members, weights"):
-        savedmodel.Descriptor([(None, 32), (None, 32)], [1.0])
+        savedmodel.Descriptor([(None, SQUARES[0])] * 2, [1.0])
 
 
 def test_export_of_an_unfinished_stage(tmp_path, capsys):
@@ -131,7 +132,7 @@ def test_embeddings_of_a_table(exported, members, photographs, tmp_path, capsys)
     encoder = embedding_model(load_model(members[0]))
     for vector, (_, path) in zip(found.vectors, rows, strict=True):
         image = ops.decode_image(tf.constant((photographs / path).read_bytes()))
-        expected = encoder(ops.square(image, SIZES[0])[tf.newaxis]).numpy()[0]
+        expected = encoder(SQUARES[0](image)[tf.newaxis]).numpy()[0]
         np.testing.assert_allclose(vector, expected, atol=1e-5)
     info = json.loads((exported / "single" / "waymark.json").read_text())
     assert found.manifest["model_digest"] == info["model_digest"]

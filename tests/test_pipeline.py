@@ -23,7 +23,7 @@ def manifest(shards):
 
 
 def batches(images, **options):
-    arguments = {"image_size": SIZE, "batch_size": 8, "seed": 3, **options}
+    arguments = {"square": ops.Square(SIZE), "batch_size": 8, "seed": 3, **options}
     return pipeline.training_batches(images, **arguments)
 
 
@@ -96,11 +96,20 @@ def slow_square(image):
 
 def test_square_is_plain_bilinear():
     image = np.random.default_rng(0).integers(0, 256, (23, 31, 3), dtype=np.uint8)
-    difference = np.abs(ops.square(image, SIZE).numpy().astype(int) - slow_square(image))
+    difference = np.abs(ops.Square(SIZE)(image).numpy().astype(int) - slow_square(image))
     assert difference.max() <= 1  # float32 against float64 at a rounding edge
     assert difference.mean() < 0.01
-    square = ops.square(image, SIZE)
-    np.testing.assert_array_equal(ops.square(square, SIZE), square)
+    square = ops.Square(SIZE)(image)
+    for resize in (ops.Square(SIZE), ops.Square(SIZE, antialias=True)):
+        np.testing.assert_array_equal(resize(square), square)
+
+
+def test_antialias_averages_where_plain_resize_picks():
+    """Stripes of one pixel, shrunk to an eighth: the mean grey, no pattern."""
+    stripes = np.zeros((8 * SIZE, 8 * SIZE, 3), np.uint8)
+    stripes[:, ::2] = 200
+    smooth = ops.Square(SIZE, antialias=True)(stripes).numpy().astype(int)
+    assert np.abs(smooth - 100)[:, 1:-1].max() <= 3  # at the border the filter is cut
 
 
 def test_clean_weights_have_mean_one(manifest):
@@ -133,7 +142,7 @@ def test_starting_later_gives_the_rest(manifest, first_step):
 
 def test_validation_counts_every_image_once(manifest):
     images = pipeline.ImageSet(manifest, "total")
-    found = take(pipeline.validation_batches(images, image_size=SIZE, batch_size=4), -1)
+    found = take(pipeline.validation_batches(images, square=ops.Square(SIZE), batch_size=4), -1)
     assert [batch[0].shape for batch in found] == [(4, SIZE, SIZE, 3)] * 2
     labels, weights = (np.concatenate([batch[i] for batch in found]) for i in (1, 2))
     assert weights.tolist() == [1] * 7 + [0]
@@ -147,7 +156,7 @@ def test_clean_validation_labels_map_into_the_total_labels(manifest):
                 b[1]
                 for b in take(
                     pipeline.validation_batches(
-                        pipeline.ImageSet(manifest, data), image_size=SIZE, batch_size=7
+                        pipeline.ImageSet(manifest, data), square=ops.Square(SIZE), batch_size=7
                     ),
                     -1,
                 )
