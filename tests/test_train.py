@@ -16,7 +16,9 @@ from models.storage import load_model
 from recipes import layout
 from training.reporting import read_log
 
-LONGER = ["--stage", "1", "--set", "stage.epochs=30", "--set", "stage.learning_rate=1e-3"]
+# Long enough to be stopped on its way, and with random depth, whose state must be kept.
+CHANGES = ("stage.epochs=16", "stage.learning_rate=1e-3", "model.depth=0.5")
+LONGER = ["--stage", "1", *(word for change in CHANGES for word in ("--set", change))]
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -94,11 +96,11 @@ def test_stopped_and_started_again_ends_like_one_piece(shards, uninterrupted, tm
         [sys.executable, str(ROOT / "train.py"), *command(shards, tmp_path, *LONGER)]
     )
     log = tmp_path / "A" / "stage-1" / "log.jsonl"
-    wait_for(lambda: log.exists() and len(read_log(str(log))) >= 5, process)
+    wait_for(lambda: log.exists() and len(read_log(str(log))) >= 4, process)
     process.send_signal(number)
     assert process.wait(timeout=120) == (-9 if number == signal.SIGKILL else 130)
     assert not (tmp_path / "A" / "stage-1" / "model.keras").exists()
-    assert 0 < read_log(str(log))[-1]["step"] < 30 * 7
+    assert 0 < read_log(str(log))[-1]["step"] < 16 * 7
     assert train.main(command(shards, tmp_path, *LONGER)) == 0
     assert equal(weights_of(tmp_path, 1), weights_of(uninterrupted, 1))
     rows, whole = (

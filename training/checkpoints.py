@@ -1,4 +1,4 @@
-"""Checkpoints: model, optimizer slots and step, atomic, the newest two kept."""
+"""Checkpoints: weights, random state, optimizer slots and step; atomic, the newest two kept."""
 
 import keras
 import tensorflow as tf
@@ -14,7 +14,12 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str, model: keras.Model, optimizer: keras.optimizers.Optimizer):
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
+        # Lists, since a checkpoint of the model as an object leaves out the state of its random
+        # generators (dropout, stochastic depth), and the rest would not be bit-identical.
+        checkpoint = tf.train.Checkpoint(
+            model=[variable.value for variable in model.variables],
+            optimizer=[variable.value for variable in optimizer.variables],
+        )
         self._manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep=2)
         self._optimizer = optimizer
 
