@@ -14,9 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings, but no notes
+
 import recipes
 from recipes import layout
 from recipes.schema import Member, Recipe
+from retrieval.embeddings import write_json
 
 SEARCHES = ("exact", "scann")
 
@@ -65,8 +68,6 @@ class Job:
         self, kind: str, script: str, main: Callable, argv: Sequence[str], output: str, *inputs: str
     ) -> None:
         """Runs `script` unless `output` is newer than `inputs`; `kind` is what it counts as."""
-        from training.reporting import write_text
-
         if _up_to_date(output, inputs):
             return
         print(f"\n$ python {script} {shlex.join(argv)}", flush=True)
@@ -76,7 +77,7 @@ class Job:
             raise StepError(exit_code)
         os.utime(output)
         self._times.setdefault(kind, {})[output] = time.monotonic() - started
-        write_text(self._times_path, json.dumps(self._times, indent=1) + "\n")
+        write_json(self._times_path, self._times)
 
 
 def _up_to_date(output: str, inputs: Sequence[str]) -> bool:
@@ -216,8 +217,6 @@ def rank(job: Job) -> str:
 
 def write_results(job: Job, rows: list[dict], rankings: str) -> str:
     """Writes results.json, what the report reads; returns its path."""
-    from training.reporting import write_text
-
     curves = [
         {"member": row["member"], "stage": row["stage"], "log": _log(row["member"], row["stage"])}
         for row in rows
@@ -240,7 +239,7 @@ def write_results(job: Job, rows: list[dict], rankings: str) -> str:
         "rankings": {"predictions": os.path.basename(rankings), **tables},
     }
     path = job.path("results.json")
-    write_text(path, json.dumps(results, indent=1) + "\n")
+    write_json(path, results)
     return path
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 from export.savedmodel import INFO_NAME
 from input_pipeline import ops, schema
 from progress import Progress, ordered_map
-from retrieval.embeddings import EmbeddingsWriter
+from retrieval.embeddings import EmbeddingsWriter, atomic_file
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -195,11 +195,10 @@ def _decode(encoded: bytes) -> tf.Tensor:
 
 
 def _write_rejects(output: str, rejects: list) -> None:
-    path = pathlib.Path(output, "rejects.csv")
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("id", "reason"), *rejects])
-    os.replace(partial, path)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([("id", "reason"), *rejects])
+    with atomic_file(pathlib.Path(output, "rejects.csv")) as file:
+        file.write(text.getvalue().encode())
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

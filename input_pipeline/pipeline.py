@@ -13,6 +13,7 @@ from input_pipeline.class_weights import clean_class_weights, total_class_weight
 # to break up the order within the shards that are open (about 250 MB of 120 kB JPEGs).
 OPEN_SHARDS = 16
 SHUFFLE_BUFFER = 2048
+READ_BUFFER = 8 * 2**20  # bytes per open shard; a bucket answers small reads slowly
 
 TRAINING_SPLITS = {
     "clean": (schema.TRAIN_CLEAN,),
@@ -146,7 +147,9 @@ def validation_batches(images: ImageSet, *, square: ops.Square, batch_size: int)
     paths = images.manifest.shard_paths(schema.VALIDATION)
     ones = tf.ones((images.num_classes,))
     chain = [ops.resize(square), ops.map_label(images.label_table()), ops.weigh(ones)]
-    records = tf.data.TFRecordDataset(paths, num_parallel_reads=tf.data.AUTOTUNE)
+    records = tf.data.TFRecordDataset(
+        paths, buffer_size=READ_BUFFER, num_parallel_reads=tf.data.AUTOTUNE
+    )
     examples = _prepared(records.map(lambda serialized: {"serialized": serialized}), chain)
     batches = examples.batch(batch_size).map(lambda *batch: _fill_up(batch, batch_size))
     return batches.prefetch(tf.data.AUTOTUNE)
@@ -156,7 +159,7 @@ def _shuffled_records(paths: Sequence[str], seed: int, epoch: tf.Tensor) -> tf.d
     seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
     order = tf.random.experimental.stateless_shuffle(tf.constant(paths), seeds)
     records = tf.data.Dataset.from_tensor_slices(order).interleave(
-        tf.data.TFRecordDataset,
+        lambda path: tf.data.TFRecordDataset(path, buffer_size=READ_BUFFER),
         cycle_length=min(OPEN_SHARDS, len(paths)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
