@@ -10,29 +10,26 @@ from recipes.schema import Augmentation, Member, Model, Recipe, Stage
 
 NETWORK = Model(
     backbone="efficientnet",
-    width=0.35,
-    depth=0.35,
+    width=0.5,
+    depth=0.25,
     drop_connect_rate=0.0,
     weights=None,
     antialias=True,
     embedding_dim=128,
     freeze_batchnorm=False,
-    margin="cosface",
-    margin_size=0.2,
-    scale=16.0,
 )
 STAGE_1 = Stage(
     number=1,
     data="clean",
     image_size=48,
-    epochs=12,
+    epochs=10,
     batch_size=32,
     learning_rate=3e-3,
     optimizer="adamw",
     weight_decay=1e-2,
     schedule="cosine",
     warmup_epochs=1.0,
-    augmentation=Augmentation(crop_area=0.5, color=0.2),
+    augmentation=Augmentation(crop_area=0.6, color=0.15),
 )
 # The total set has more classes, so bottleneck and head are new; its labels are noisier.
 STAGE_2 = dataclasses.replace(
@@ -40,7 +37,7 @@ STAGE_2 = dataclasses.replace(
     number=2,
     data="total",
     image_size=64,
-    epochs=8,
+    epochs=14,
     start_from=1,
     skip_layers=("bottleneck", "head"),
     noisy_weight=0.5,

@@ -37,7 +37,7 @@ STAGE_1 = Stage(
 )
 STAGE_2 = dataclasses.replace(STAGE_1, number=2, image_size=96, epochs=15, start_from=1)
 STAGE_3 = dataclasses.replace(
-    STAGE_1, number=3, image_size=160, export_size=192, epochs=8, start_from=2
+    STAGE_1, number=3, image_size=160, export_size=224, epochs=8, start_from=2
 )
 
 RECIPE = Recipe(
