@@ -151,8 +151,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, FloatingPointError, strategy.NoTPUError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except stages.StoppedError as stopped:
-        print(f"{stopped}; the same command goes on from there", file=sys.stderr)
+    except (stages.StoppedError, KeyboardInterrupt) as stopped:
+        print(f"{stopped or 'stopped'}; the same command goes on from there", file=sys.stderr)
         return 130
     return 0
 

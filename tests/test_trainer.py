@@ -1,6 +1,8 @@
 """The training step and loop against plain NumPy and against several replicas."""
 
 import dataclasses
+import os
+import signal
 
 import keras
 import numpy as np
@@ -9,8 +11,9 @@ import tensorflow as tf
 
 from models.heads import CosineSoftmax
 from models.losses import CosineSoftmaxCrossEntropy
+from models.storage import load_model
+from training import stages
 from training.optimizers import build_optimizer, build_schedule
-from training.stages import Plan
 from training.trainer import Trainer
 
 CLASSES, SIZE, BATCH = 5, 8, 8
@@ -140,8 +143,33 @@ def test_weight_decay_spares_biases(name):
         build_optimizer("lamb", 0.1)
 
 
+def test_a_stop_in_the_last_loop_still_finishes_the_stage(tmp_path):
+    """The signal comes during the last validation: the model is written, the next stage waits."""
+    trainer, data = make_trainer(), examples(BATCH)
+
+    def validation():
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield tuple(tf.constant(part) for part in data)
+
+    shapes = [((BATCH, SIZE, SIZE, 3), tf.uint8), ((BATCH,), tf.int32), ((BATCH,), tf.float32)]
+    dataset = tf.data.Dataset.from_generator(
+        validation, output_signature=tuple(tf.TensorSpec(*shape) for shape in shapes)
+    )
+    batches = tf.data.Dataset.from_tensors(data).repeat()
+    with pytest.raises(stages.StoppedError, match="stage 1 is finished"):
+        stages.run_stage(
+            str(tmp_path / "model.keras"),
+            trainer,
+            stages.Plan(stage=1, total_steps=1, steps_per_epoch=1),
+            lambda first_step: batches,
+            dataset,
+        )
+    again = load_model(str(tmp_path / "model.keras"))
+    np.testing.assert_array_equal(again(data[0]), trainer.model(data[0]))
+
+
 def test_loops_end_at_epochs_and_at_the_end():
-    plan = Plan(stage=1, total_steps=25, steps_per_epoch=10, steps_per_loop=4)
+    plan = stages.Plan(stage=1, total_steps=25, steps_per_epoch=10, steps_per_loop=4)
     stops = [0]
     while stops[-1] < 25:
         stops.append(plan.next_stop(stops[-1]))

@@ -88,6 +88,8 @@ def run_stage(
         _train(trainer, plan, batches, validation, reporter, checkpoints, stop)
     reporter.close()
     save_model(trainer.model, model_path)
+    if stop.asked:
+        raise StoppedError(f"stage {plan.stage} is finished")
 
 
 def _train(trainer, plan, batches, validation, reporter, checkpoints, stop) -> None:
