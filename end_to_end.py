@@ -218,9 +218,14 @@ def rank(job: Job) -> str:
 def write_results(job: Job, rows: list[dict], rankings: str) -> str:
     """Writes results.json, what the report reads; returns its path."""
     curves = [
-        {"member": row["member"], "stage": row["stage"], "log": _log(row["member"], row["stage"])}
-        for row in rows
-        if row["stage"] is not None and row["search"] == SEARCHES[0]
+        {
+            "member": member.name,
+            "stage": stage.number,
+            "pixels": stage.image_size,
+            "log": os.path.join(layout.stage_directory("", member.name, stage.number), "log.jsonl"),
+        }
+        for member in job.recipe.members
+        for stage in job.recipe.stages_of(member, "all")
     ]
     tables = {
         name: os.path.abspath(job.table(file))
@@ -241,10 +246,6 @@ def write_results(job: Job, rows: list[dict], rankings: str) -> str:
     path = job.path("results.json")
     write_json(path, results)
     return path
-
-
-def _log(member: str, stage: int) -> str:
-    return os.path.join(layout.stage_directory("", member, stage), "log.jsonl")
 
 
 def print_table(rows: Sequence[dict]) -> None:

@@ -85,7 +85,7 @@ def write_report(*, results: str, output: str, examples: int = 5, depth: int = 1
         searches={key: SEARCHES[key] for key in _searches(found["rows"])},
         lines=metrics_table(found["rows"]),
         progress=_progress(found["rows"]),
-        training=training(found["curves"], found["rows"], folder),
+        training=training(found["curves"], folder),
         **rankings(found["rankings"], folder, examples, depth),
     )
     data = page.encode()
@@ -213,14 +213,12 @@ def _progress(rows: Sequence[Mapping]) -> dict[str, Any]:
     }
 
 
-def training(curves: Sequence[Mapping], rows: Sequence[Mapping], folder: str) -> list[dict]:
+def training(curves: Sequence[Mapping], folder: str) -> list[dict]:
     """Returns the training curves of every member: its name and a chart with text per value."""
-    pixels = {(row["member"], row["stage"]): row["pixels"] for row in rows}
     stages: dict[str, list[charts.Stage]] = {}
     for curve in curves:
-        key = curve["member"], curve["stage"]
         path = os.path.join(folder, curve["log"])
-        stage = charts.read_stage(path, curve["stage"], pixels.get(key))
+        stage = charts.read_stage(path, curve["stage"], curve["pixels"])
         stages.setdefault(curve["member"], []).append(stage)
     return [
         {

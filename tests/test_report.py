@@ -66,7 +66,8 @@ def workdir(tmp_path):
         "seconds": {"convert": 1.25, "train": 75.2},
         "rows": rows(),
         "curves": [
-            {"member": "A", "stage": stage, "log": f"A/stage-{stage}/log.jsonl"} for stage in (1, 2)
+            {"member": "A", "stage": s, "pixels": 32 * s + 32, "log": f"A/stage-{s}/log.jsonl"}
+            for s in (1, 2)
         ],
         "rankings": {
             "predictions": "rankings.csv",
