@@ -197,9 +197,14 @@ class Manifest:
         path = os.path.join(
             self.directory if directory is None else os.fspath(directory), MANIFEST_NAME
         )
-        with tf.io.gfile.GFile(path + ".partial", "w") as file:
-            file.write(json.dumps(_to_json(self), indent=1) + "\n")
-        tf.io.gfile.rename(path + ".partial", path, overwrite=True)
+        write_text(path, json.dumps(_to_json(self), indent=1) + "\n")
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a file, on a bucket too, under a temporary name and renames it."""
+    with tf.io.gfile.GFile(path + ".partial", "w") as file:
+        file.write(text)
+    tf.io.gfile.rename(path + ".partial", path, overwrite=True)
 
 
 def _check_shards(split: str, shards: Sequence[Shard]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from input_pipeline.schema import MANIFEST_NAME
+from input_pipeline.schema import MANIFEST_NAME, write_text
 from tfrecords_tools.images import Inspection
 from tfrecords_tools.tables import Reject, Row, Table
 
@@ -80,7 +80,7 @@ def load_plan(directory: str) -> Plan | None:
 def save_plan(directory: str, plan: Plan) -> None:
     """Writes `plan.json`."""
     text = json.dumps(dataclasses.asdict(plan), indent=1) + "\n"
-    _write_text(os.path.join(directory, PLAN_NAME), text)
+    write_text(os.path.join(directory, PLAN_NAME), text)
 
 
 def save_inspections(
@@ -136,19 +136,12 @@ def _inspection_lines(
             yield [row.id, "", *dataclasses.astuple(result)]
 
 
-def _write_text(path: str, text: str) -> None:
-    """Writes a file under a temporary name, then renames it."""
-    with tf.io.gfile.GFile(path + ".partial", "w") as file:
-        file.write(text)
-    tf.io.gfile.rename(path + ".partial", path, overwrite=True)
-
-
 def _write_csv(path: str, header: list[str], lines: Iterable[Sequence[Any]]) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(lines)
-    _write_text(path, buffer.getvalue())
+    write_text(path, buffer.getvalue())
 
 
 def _read(path: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from input_pipeline.schema import write_text
 from progress import format_seconds
 
 PACKAGES = ("tensorflow-cpu", "tensorflow", "tensorflow-tpu", "libtpu", "keras", "efficientnet")
@@ -107,13 +108,6 @@ def read_log(path: str) -> list[dict[str, Any]]:
         return []
     with tf.io.gfile.GFile(path) as file:
         return [json.loads(line) for line in file if line.endswith("\n")]
-
-
-def write_text(path: str, text: str) -> None:
-    """Writes a file under a temporary name and renames it."""
-    with tf.io.gfile.GFile(path + ".partial", "w") as file:
-        file.write(text)
-    tf.io.gfile.rename(path + ".partial", path, overwrite=True)
 
 
 def environment() -> dict[str, Any]:
