@@ -1,7 +1,7 @@
 """The data directory: TFRecord features, shard names and `manifest.json`.
 
-The reader owns the format: `tfrecords_tools.write` imports this module. Paths are strings and go
-through `tf.io.gfile`, so that a directory may be `gs://bucket/data`.
+The reader owns the format: `tfrecords_tools.write` imports this module. TensorFlow is not needed
+for it. A directory may be `gs://bucket/data`.
 """
 
 import dataclasses
@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+
+import files
 
 ENCODED = "image/encoded"
 FORMAT = "image/format"
@@ -22,15 +23,15 @@ LABEL = "image/class/label"
 ID = "image/id"
 IS_CLEAN = "image/is_clean"
 
-# The specification of tf.io.parse_single_example: scalars only, none may be absent.
-FEATURES: Mapping[str, tf.io.FixedLenFeature] = {
-    ENCODED: tf.io.FixedLenFeature([], tf.string),
-    FORMAT: tf.io.FixedLenFeature([], tf.string),
-    HEIGHT: tf.io.FixedLenFeature([], tf.int64),
-    WIDTH: tf.io.FixedLenFeature([], tf.int64),
-    LABEL: tf.io.FixedLenFeature([], tf.int64),
-    ID: tf.io.FixedLenFeature([], tf.string),
-    IS_CLEAN: tf.io.FixedLenFeature([], tf.int64),
+# The type of the one value that each feature has; none may be absent.
+FEATURES: Mapping[str, type] = {
+    ENCODED: bytes,
+    FORMAT: bytes,
+    HEIGHT: int,
+    WIDTH: int,
+    LABEL: int,
+    ID: bytes,
+    IS_CLEAN: int,
 }
 IMAGE_FORMATS = ("jpeg", "png")
 MAX_PIXELS = 89_478_485  # width × height; Pillow's own threshold of a suspicious image
@@ -42,11 +43,11 @@ VALIDATION = "validation"
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "waymark-tfrecords"
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 
-_SHARD_NAME = re.compile(r"([a-z0-9_]+)-(\d{5,})-of-(\d{5,})-(\d+)\.tfrec")
+_SHARD_NAME = re.compile(r"([a-z0-9_]+)-(\d{5,})-of-(\d{5,})\.tfrec")
 _SPLIT_NAME = re.compile(r"[a-z0-9_]+")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CRC32C = re.compile(r"[0-9a-f]{8}")
 
 
 def encode_example(
@@ -65,17 +66,40 @@ def encode_example(
     """
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"expected an image format of {IMAGE_FORMATS}. Received: {image_format!r}")
-    example = tf.train.Example()
-    feature = example.features.feature
-    feature[ENCODED].bytes_list.value.append(encoded)
-    feature[FORMAT].bytes_list.value.append(image_format.encode())
-    feature[HEIGHT].int64_list.value.append(height)
-    feature[WIDTH].int64_list.value.append(width)
-    feature[LABEL].int64_list.value.append(label)
-    feature[ID].bytes_list.value.append(image_id.encode())
-    feature[IS_CLEAN].int64_list.value.append(int(is_clean))
-    # The features are a map, whose order is otherwise left to the protocol buffer library.
-    return example.SerializeToString(deterministic=True)
+    values = {
+        ENCODED: encoded,
+        FORMAT: image_format.encode(),
+        HEIGHT: height,
+        WIDTH: width,
+        LABEL: label,
+        ID: image_id.encode(),
+        IS_CLEAN: int(is_clean),
+    }
+    entries = [part for key in sorted(values) for part in _map_entry(key, values[key])]
+    return b"".join(_field(1, entries))
+
+
+def _map_entry(key: str, value: bytes | int) -> list[bytes]:
+    """Returns the parts of one entry of tf.train.Features, as its protocol buffer writes it."""
+    if isinstance(value, bytes):
+        feature = _field(1, _field(1, [value]))  # BytesList
+    else:
+        feature = _field(3, _field(1, [_varint(value % 2**64)]))  # Int64List, packed
+    return _field(1, [*_field(1, [key.encode()]), *_field(2, feature)])
+
+
+def _field(number: int, parts: list[bytes]) -> list[bytes]:
+    """Puts tag and size before the parts, which stay apart: an image is copied once, at the end."""
+    return [_varint(number << 3 | 2), _varint(sum(map(len, parts))), *parts]
+
+
+def _varint(value: int) -> bytes:
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
 
 
 def check_split_name(split: str) -> None:
@@ -84,20 +108,23 @@ def check_split_name(split: str) -> None:
         raise ValueError(f"expected a split name of a-z, 0-9 and _. Received: {split!r}")
 
 
-def shard_name(split: str, shard: int, shards: int, images: int) -> str:
-    """Returns the file name of one shard, such as `validation-00000-of-00002-500.tfrec`."""
+def shard_name(split: str, shard: int, shards: int) -> str:
+    """Returns the file name of one shard, such as `validation-00000-of-00002.tfrec`."""
     check_split_name(split)
-    return f"{split}-{shard:05d}-of-{shards:05d}-{images}.tfrec"
+    return f"{split}-{shard:05d}-of-{shards:05d}.tfrec"
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One TFRecord file: its name inside the data directory, its contents and its checksum."""
+    """One TFRecord file: its name inside the data directory, its contents and its checksum.
+
+    The checksum, eight hexadecimal digits, is the one that Google Cloud Storage keeps of a file.
+    """
 
     name: str
     images: int
     bytes: int
-    sha256: str
+    crc32c: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,13 +205,12 @@ class Manifest:
         """
         directory = os.fspath(directory)
         path = os.path.join(directory, MANIFEST_NAME)
-        if not tf.io.gfile.exists(path):
+        if not files.exists(path):
             raise FileNotFoundError(
                 f"expected a data directory with {MANIFEST_NAME}, as tfrecords_tools/write.py "
                 f"writes it. Received: {directory}"
             )
-        with tf.io.gfile.GFile(path) as file:
-            text = file.read()
+        text = files.read(path).decode()
         try:
             return _from_json(directory, json.loads(text))
         except (KeyError, TypeError, AttributeError) as error:
@@ -197,25 +223,18 @@ class Manifest:
         path = os.path.join(
             self.directory if directory is None else os.fspath(directory), MANIFEST_NAME
         )
-        write_text(path, json.dumps(_to_json(self), indent=1) + "\n")
-
-
-def write_text(path: str, text: str) -> None:
-    """Writes a file, on a bucket too, under a temporary name and renames it."""
-    with tf.io.gfile.GFile(path + ".partial", "w") as file:
-        file.write(text)
-    tf.io.gfile.rename(path + ".partial", path, overwrite=True)
+        files.write_text(path, json.dumps(_to_json(self), indent=1) + "\n")
 
 
 def _check_shards(split: str, shards: Sequence[Shard]) -> None:
     for position, shard in enumerate(shards):
         match = _SHARD_NAME.fullmatch(shard.name)
-        expected = (split, position, len(shards), shard.images)
-        received = match and (match[1], int(match[2]), int(match[3]), int(match[4]))
+        expected = (split, position, len(shards))
+        received = match and (match[1], int(match[2]), int(match[3]))
         if received != expected:
             raise ValueError(f"expected shard {shard_name(*expected)}. Received: {shard.name!r}")
-        if not _SHA256.fullmatch(shard.sha256):
-            raise ValueError(f"{shard.name}: expected a sha256. Received: {shard.sha256!r}")
+        if not _CRC32C.fullmatch(shard.crc32c):
+            raise ValueError(f"{shard.name}: expected a CRC-32C. Received: {shard.crc32c!r}")
 
 
 def _check_counts(split: str, counts: Sequence[int], classes: int, images: int) -> None:

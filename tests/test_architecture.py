@@ -19,7 +19,7 @@ ARROWS = {
     "train": ["recipes", "training", "models", "input_pipeline"],
     "end_to_end": None,  # everything
     "training": ["models", "input_pipeline"],
-    "tfrecords_tools": ["input_pipeline.schema"],
+    "tfrecords_tools": ["input_pipeline.schema", "input_pipeline.records", "retrieval"],
     "export": ["recipes", "models", "input_pipeline", "retrieval.embeddings"],
     "eval": ["retrieval", "recipes"],
     "recipes": [],
@@ -27,9 +27,11 @@ ARROWS = {
     "input_pipeline": [],
     "retrieval": [],
     "demo": [],
+    "files": [],
+    "jobs": [],
     "progress": [],
 }
-EVERYWHERE = ["progress"]  # rate and time left
+EVERYWHERE = ["files", "jobs", "progress"]  # paths, work on all cores, rate and time left
 NOT_IMPORTED = ("tests", "benchmarks", "notebooks", "docs")
 # tensorflow_datasets, keras_cv, tf_keras and efficientnet load TensorFlow themselves.
 LOADS_TENSORFLOW = ("tensorflow", "keras", "tf_keras", "efficientnet")

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from input_pipeline.schema import write_text
+import files
 from progress import format_seconds
 
 PACKAGES = ("tensorflow-cpu", "tensorflow", "tensorflow-tpu", "libtpu", "keras", "efficientnet")
@@ -54,7 +54,7 @@ class Reporter:
         self._last = (first_step, self._started)
         kept = [row for row in read_log(self._path) if row["step"] <= first_step]
         self._seconds_before = max((row["seconds"] for row in kept if "seconds" in row), default=0)
-        write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._board = tf.summary.create_file_writer(os.path.join(directory, "tensorboard"))
 
     def train(self, step: int, result: dict[str, float], learning_rate: float) -> None:

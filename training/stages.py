@@ -10,7 +10,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from input_pipeline.schema import write_text
+import files
 from training import reporting
 from training.checkpoints import Checkpoints
 from training.trainer import Trainer
@@ -141,7 +141,7 @@ def record(directory: str, made_with: dict) -> None:
         return
     tf.io.gfile.makedirs(directory)
     text = json.dumps({"made_with": made_with, "environment": reporting.environment()}, indent=1)
-    write_text(path, text + "\n")
+    files.write_text(path, text + "\n")
 
 
 class _StopSignal:

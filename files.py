@@ -1,0 +1,149 @@
+"""Files on this machine or in a bucket, by path.
+
+A path with "://" goes through tf.io.gfile, and TensorFlow is loaded for it; all others go through
+the standard library, so that commands on local files start at once.
+"""
+
+import glob
+import os
+from collections.abc import Iterator
+from typing import IO
+
+PARTIAL = ".partial"  # what a file is called until it is whole
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names a file in a bucket, such as gs://bucket/file."""
+    return "://" in path
+
+
+def absolute(path: str) -> str:
+    """Returns the absolute form of a path, with no ".." left in it."""
+    path = os.fspath(path)
+    if not is_remote(path):
+        return os.path.abspath(path)
+    scheme, _, rest = path.partition("://")
+    return f"{scheme}://{os.path.normpath(rest)}"
+
+
+def open_file(path: str, mode: str = "r") -> IO:
+    """Opens a file; text is UTF-8 and its line ends are left as they are."""
+    if not is_remote(path):
+        text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        return open(path, mode, **text)
+    gfile, errors = _gfile()
+    try:
+        file = gfile.GFile(path, mode)
+        if "r" in mode:
+            file.size()  # gfile opens on the first use only
+    except errors.OpError as error:
+        raise _as_os_error(error, path) from error
+    return file
+
+
+def read(path: str, offset: int = 0, size: int | None = None) -> bytes:
+    """Returns `size` bytes from `offset` on, fewer at the end of the file; None reads it all.
+
+    Raises FileNotFoundError, or OSError where the file cannot be read.
+    """
+    if is_remote(path):
+        with open_file(path, "rb") as file:
+            file.seek(offset)
+            return file.read(-1 if size is None else size)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if size is None:
+            size = os.fstat(descriptor).st_size - offset
+        data = os.pread(descriptor, size, offset)
+        # One call may return less than was asked for, on a network file system or above 2 GiB.
+        while len(data) < size and (more := os.pread(descriptor, size, offset + len(data))):
+            data += more[: size - len(data)]
+        return data
+    finally:
+        os.close(descriptor)
+
+
+def size_of(path: str) -> int:
+    """Returns the size of a file in bytes; FileNotFoundError if there is none."""
+    if not is_remote(path):
+        return os.stat(path).st_size
+    gfile, errors = _gfile()
+    try:
+        return gfile.stat(path).length
+    except errors.OpError as error:
+        raise _as_os_error(error, path) from error
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or a folder of that path."""
+    return _gfile()[0].exists(path) if is_remote(path) else os.path.exists(path)
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is a folder of that path."""
+    return _gfile()[0].isdir(path) if is_remote(path) else os.path.isdir(path)
+
+
+def find(pattern: str) -> list[str]:
+    """Returns the sorted paths that match a pattern of *, ? and [ ]."""
+    return sorted(_gfile()[0].glob(pattern) if is_remote(pattern) else glob.glob(pattern))
+
+
+def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields (folder, names of its files) for a folder and all below it, in the order of names.
+
+    Links to folders are not followed: they may lead outside or in a circle.
+    """
+    walked = _gfile()[0].walk(folder) if is_remote(folder) else os.walk(folder)
+    for parent, folders, names in walked:
+        folders.sort()
+        yield parent, sorted(names)
+
+
+def make_folder(path: str) -> None:
+    """Makes a folder and those above it, where they are missing."""
+    if is_remote(path):
+        _gfile()[0].makedirs(path)
+    else:
+        os.makedirs(path, exist_ok=True)
+
+
+def rename(source: str, target: str) -> None:
+    """Renames a file; one that has the name already is replaced."""
+    if is_remote(source):
+        _gfile()[0].rename(source, target, overwrite=True)
+    else:
+        os.replace(source, target)
+
+
+def remove(path: str) -> None:
+    """Removes a file, if it is there."""
+    if is_remote(path):
+        if exists(path):
+            _gfile()[0].remove(path)
+    elif os.path.lexists(path):
+        os.remove(path)
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Writes a file under a temporary name and renames it, so that it is whole or not there."""
+    with open_file(path + PARTIAL, "wb") as file:
+        file.write(data)
+    rename(path + PARTIAL, path)
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a text file in UTF-8, like `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def _gfile() -> tuple:
+    import tensorflow as tf
+
+    return tf.io.gfile, tf.errors
+
+
+def _as_os_error(error: Exception, path: str) -> OSError:
+    is_missing = type(error).__name__ == "NotFoundError"
+    kind = FileNotFoundError if is_missing else OSError
+    return kind(f"{path}: {' '.join(error.message.split())}")
