@@ -35,7 +35,7 @@ class Progress:
 
     Args:
         what: the word the line begins with.
-        total: how many there are.
+        total: how many there are; 0 if that is not known.
         stream: where it goes; None shows nothing.
         unit: what is counted.
     """
@@ -64,11 +64,12 @@ class Progress:
     def _show(self, end: str) -> None:
         self._shown = time.monotonic()
         rate = self.done / max(self._shown - self._start, 1e-6)
-        left = (self.total - self.done) / rate if rate else 0.0
-        text = (
-            f"{self.what}: {self.done}/{self.total}, {rate:.0f} {self.unit}/s, "
-            f"{format_seconds(left)} left"
-        )
+        text = f"{self.what}: {self.done}"
+        if self.total:
+            left = (self.total - self.done) / rate if rate else 0.0
+            text += f"/{self.total}, {rate:.0f} {self.unit}/s, {format_seconds(left)} left"
+        else:
+            text += f" {self.unit}, {rate:.0f}/s"
         start = "\r" if self._is_terminal else ""
         print(f"{start}{text:<70}" if start else text, end=end, file=self.stream, flush=True)
 

@@ -79,6 +79,12 @@ def encode_example(
     return b"".join(_field(1, entries))
 
 
+def read_image_id(example: bytes) -> str:
+    """Returns the id in an example that `encode_example` made, ValueError for other bytes."""
+    start = example.rindex(b"".join(_field(1, [ID.encode()])))  # of the last entry but the width
+    return example[start + len(ID) + 2 : example.rindex(b"".join(_field(1, [WIDTH.encode()])))]
+
+
 def _map_entry(key: str, value: bytes | int) -> list[bytes]:
     """Returns the parts of one entry of tf.train.Features, as its protocol buffer writes it."""
     if isinstance(value, bytes):

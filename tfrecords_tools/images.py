@@ -79,20 +79,39 @@ def inspect(
     _decode(image, data)
     if image.mode not in _MODES:
         raise RejectedImageError(f"{UNSUPPORTED_MODE} {image.mode}")
-    if max_side is not None and max(width, height) > max_side:
-        width, height = shrunk_size(width, height, max_side)
-        return Inspection("jpeg", width, height, SHRUNK, len(data))
+    return describe((width, height), len(data), max_side, stored_format)
+
+
+def describe(
+    pixels: tuple[int, int], size: int, max_side: int | None, stored_format: str | None = "jpeg"
+) -> Inspection:
+    """Returns what is known of a good image.
+
+    Args:
+        pixels: (width, height) of the file.
+        size: bytes of the file.
+        max_side: the longer side above which the image will be shrunk.
+        stored_format: "jpeg" or "png" if it can be stored as it is, else None.
+    """
+    if max_side is not None and max(pixels) > max_side:
+        return Inspection("jpeg", *shrunk_size(*pixels, max_side), SHRUNK, size)
     change = CONVERTED if stored_format is None else UNCHANGED
-    return Inspection(stored_format or "jpeg", width, height, change, len(data))
+    return Inspection(stored_format or "jpeg", *pixels, change, size)
 
 
 def stored_bytes(data: bytes, inspection: Inspection, *, quality: int) -> bytes:
     """Returns the bytes to store: the file's own, or a JPEG file if the image has to change.
 
     `quality` is that of shrunk images; others that are converted keep CONVERTED_QUALITY.
+    Raises RejectedImageError if the image has to be decoded and cannot be.
     """
     if inspection.change == UNCHANGED:
         return data
+    inspect(data)
+    return _to_jpeg(data, inspection, quality)
+
+
+def _to_jpeg(data: bytes, inspection: Inspection, quality: int) -> bytes:
     size = (inspection.width, inspection.height)
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         if inspection.change == SHRUNK:

@@ -1,28 +1,29 @@
 """The options of a conversion: everything on which the contents of the shards depend."""
 
 import dataclasses
-import os
 from typing import Any
 
 from input_pipeline import schema
-from tfrecords_tools import tables
+from tfrecords_tools import sources
 from tfrecords_tools.split import ONE_OF_FOUR, TRAIN_SPLITS, VALIDATION_RULES
+from tfrecords_tools.tables import Rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of `write`; either `table` or `folder` is needed.
+    """Options of `write`.
 
     Attributes:
-        table: path of a CSV table with a header line.
-        folder: a tree with one folder per class.
-        images: folder that the table's paths start from. Default: the table's own folder.
-        id_column: the table's column of ids.
-        label_column: the table's column of labels. Default: `label`.
-        path_column: the table's column of paths.
-        clean_column: the table's column of 1 and 0. Default: `is_clean`, if there is one.
+        sources: where the rows come from, such as "table:train.csv"; see `sources`.
+        images: folder that a table's paths start from. Default: the table's own folder.
+        id_column: a table's column of ids.
+        label_column: a table's column of labels. Default: `label`.
+        path_column: a table's column of paths.
+        clean_column: a table's column of 1 and 0. Default: `is_clean`, if there is one.
         split: the one split that takes all rows, with or without label, as an index or a query set
             needs it. Default: the splits train_clean, train_noisy and validation.
+        decode: every image is decoded once before the work begins. Default: head and end of plain
+            JPEG files are looked at, which finds what was cut off, and others are decoded.
         max_side: the longer side, in pixels, to which larger images are shrunk. Default: none is.
         quality: JPEG quality of shrunk images.
         images_per_shard: the largest number of images in a shard.
@@ -32,14 +33,14 @@ class Options:
     Raises ValueError for a value out of range.
     """
 
-    table: str | None = None
-    folder: str | None = None
+    sources: tuple[str, ...]
     images: str | None = None
     id_column: str = "id"
     label_column: str | None = None
     path_column: str = "path"
     clean_column: str | None = None
     split: str | None = None
+    decode: bool = False
     max_side: int | None = None
     quality: int = 92
     images_per_shard: int = 1000
@@ -47,12 +48,12 @@ class Options:
     validation: str = ONE_OF_FOUR
 
     def __post_init__(self) -> None:
-        if (self.table is None) == (self.folder is None):
-            raise ValueError(
-                f"expected either a table or a folder. Received: table={self.table!r}, "
-                f"folder={self.folder!r}"
-            )
-        if self.folder is not None and self.images is not None:
+        object.__setattr__(self, "sources", tuple(self.sources))
+        if not self.sources:
+            raise ValueError("expected a table, a folder or another source. Received: none")
+        for source in self.sources:
+            sources.check(source)
+        if self.images is not None and not any("table:" in source for source in self.sources):
             raise ValueError(f"images belongs to a table. Received: images={self.images!r}")
         if self.split is not None:
             schema.check_split_name(self.split)
@@ -72,27 +73,19 @@ class Options:
             if value is not None and value < 1:
                 raise ValueError(f"expected {name} >= 1. Received: {value}")
 
-    def read(self) -> tables.Table:
-        """Reads the table or the tree, its rows in the order of their ids."""
-        needs_label = self.split is None
-        if self.folder is not None:
-            table = tables.read_folder(self.folder, needs_label=needs_label)
-        else:
-            table = tables.read_table(
-                self.table,
+    def rows(self) -> Rows:
+        """Yields the rows of all sources, one source after the other."""
+        for source in self.sources:
+            yield from sources.read_source(
+                source,
+                needs_label=self.split is None,
                 images=self.images,
                 id_column=self.id_column,
                 label_column=self.label_column,
                 path_column=self.path_column,
                 clean_column=self.clean_column,
-                needs_label=needs_label,
             )
-        rows = sorted(table.rows, key=lambda row: row.id)
-        return dataclasses.replace(table, rows=rows)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the options for the manifest and for the digest of the request."""
-        return {
-            name: os.fspath(value) if isinstance(value, os.PathLike) else value
-            for name, value in dataclasses.asdict(self).items()
-        }
+        return dataclasses.asdict(self)

@@ -1,105 +1,97 @@
-"""Writes the shards that are missing and keeps those that are good."""
+"""Writes one shard: reads its images where they lie and stores them in the planned order."""
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TextIO
+from collections.abc import Iterator
+from typing import Any
 
-import tensorflow as tf
-
+import files
 from input_pipeline import schema
-from progress import Progress, ordered_map
-from tfrecords_tools.tables import Row
+from input_pipeline.records import DamagedRecordError, RecordWriter, file_crc32c, read_records
+from progress import ordered_map
+from tfrecords_tools import images
+from tfrecords_tools.images import Inspection, RejectedImageError
+from tfrecords_tools.inspection import read_image
 
-_BLOCK = 1 << 20  # bytes read at a time for a checksum
+CHANGED = "changed since it was inspected"
 
-ShardRows = Mapping[str, Mapping[str, Sequence[Row]]]  # {split: {shard name: rows}}
+_REMOTE_READERS = 16  # images of a bucket that a process asks for at once
 
 
-def write_shards(
-    directory: str,
-    shards: ShardRows,
-    make_record: Callable[[Row], bytes],
-    *,
-    workers: int,
-    stream: TextIO | None,
-) -> tuple[dict[str, tuple[schema.Shard, ...]], int]:
-    """Writes what is missing and returns {split: shards} and how many were kept.
+def write_shard(task: dict[str, Any]) -> dict[str, Any]:
+    """Writes a shard, or keeps it if it lies there already; a task of `jobs.run`.
 
-    `make_record` runs in `workers` threads, the shards are written by this one. A shard that lies
-    there is kept if its records are whole and have the expected ids in the expected order.
+    Args:
+        task: "path" of the shard; "rows" as `Catalogue.planned_rows` gives them; "quality" of
+            shrunk images.
+
+    Returns:
+        "name", "images", "bytes" and "crc32c" of the shard; "rejects", a list of [number, reason]
+        of images that turned out unusable; "kept", whether it lay there.
     """
-    planned = {name: rows for members in shards.values() for name, rows in members.items()}
-    present = {name: rows for name, rows in planned.items() if _exists(directory, name)}
-    done = _kept_shards(directory, present, stream)
-    kept = len(done)
-    missing = {name: rows for name, rows in planned.items() if name not in done}
-    rows_in_order = [row for rows in missing.values() for row in rows]
-    progress = Progress("write", len(rows_in_order), stream)
-    records = ordered_map(make_record, rows_in_order, workers=workers)
-    for name, rows in missing.items():
-        done[name] = _write_shard(directory, name, len(rows), records, progress)
-    progress.close()
-    return {split: tuple(done[name] for name in members) for split, members in shards.items()}, kept
+    path, rows = task["path"], task["rows"]
+    result = _kept(path, rows)
+    if result is None:
+        result = _write(path, rows, task["quality"])
+    return {"name": os.path.basename(path), **result}
 
 
-def read_records(path: str) -> Iterator[bytes]:
-    """Yields the records of one shard; tf.errors.DataLossError where it is damaged."""
-    yield from tf.data.TFRecordDataset(path).as_numpy_iterator()
-
-
-def sha256_of(path: str) -> str:
-    """Returns the checksum of a file as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with tf.io.gfile.GFile(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _exists(directory: str, name: str) -> bool:
-    return tf.io.gfile.exists(os.path.join(directory, name))
-
-
-def _kept_shards(
-    directory: str, present: Mapping[str, Sequence[Row]], stream: TextIO | None
-) -> dict[str, schema.Shard]:
-    if not present:
-        return {}
-    progress = Progress("check finished shards", sum(map(len, present.values())), stream)
-    kept = {}
-    for name, rows in present.items():
-        path = os.path.join(directory, name)
-        if _read_ids(path, progress) == [row.id.encode() for row in rows]:
-            kept[name] = _describe(path, len(rows))
-    progress.close()
-    return kept
-
-
-def _read_ids(path: str, progress: Progress) -> list[bytes]:
-    ids = []
+def _kept(path: str, rows: list[dict]) -> dict[str, Any] | None:
+    """Describes a shard that an earlier run wrote whole, else None."""
+    if not files.exists(path):
+        return None
     try:
-        for record in read_records(path):
-            feature = tf.train.Example.FromString(record).features.feature
-            ids.extend(feature[schema.ID].bytes_list.value)
-            progress.advance()
-    except tf.errors.DataLossError:
-        return []
-    return ids
+        ids = [schema.read_image_id(record) for record in read_records(path)]
+    except (DamagedRecordError, ValueError):
+        return None
+    if ids != [row["id"] for row in rows]:
+        return None
+    size, checksum = files.size_of(path), file_crc32c(path)
+    return {"images": len(rows), "bytes": size, "crc32c": checksum, "rejects": [], "kept": True}
 
 
-def _write_shard(
-    directory: str, name: str, images: int, records: Iterator[bytes], progress: Progress
-) -> schema.Shard:
-    path = os.path.join(directory, name)
-    with tf.io.TFRecordWriter(path + ".partial") as writer:
-        for _ in range(images):
-            writer.write(next(records))
-            progress.advance()
-    tf.io.gfile.rename(path + ".partial", path, overwrite=True)
-    return _describe(path, images)
+def _write(path: str, rows: list[dict], quality: int) -> dict[str, Any]:
+    rejects = []
+    with RecordWriter(path) as writer:
+        for row, data in zip(rows, _read_images(rows), strict=True):
+            try:
+                writer.write(_make_record(row, data, quality))
+            except RejectedImageError as error:
+                rejects.append([row["number"], str(error)])
+    return {
+        "images": len(rows) - len(rejects),
+        "bytes": writer.bytes,
+        "crc32c": writer.crc32c,
+        "rejects": rejects,
+        "kept": False,
+    }
 
 
-def _describe(path: str, images: int) -> schema.Shard:
-    size = tf.io.gfile.stat(path).length
-    return schema.Shard(os.path.basename(path), images, size, sha256_of(path))
+def _read_images(rows: list[dict]) -> Iterator[bytes | RejectedImageError]:
+    """Yields the bytes of each row's image, or why there are none."""
+    if any(files.is_remote(row["path"]) for row in rows):
+        yield from ordered_map(_read_row, rows, workers=_REMOTE_READERS)
+    else:
+        yield from map(_read_row, rows)
+
+
+def _read_row(row: dict) -> bytes | RejectedImageError:
+    try:
+        data = read_image(row["path"], row["offset"], row["size"])
+    except RejectedImageError as error:
+        return error
+    return data if len(data) == row["bytes"] else RejectedImageError(CHANGED)
+
+
+def _make_record(row: dict, data: bytes | RejectedImageError, quality: int) -> bytes:
+    if isinstance(data, RejectedImageError):
+        raise data
+    known = Inspection(row["format"], row["width"], row["height"], row["change"], row["bytes"])
+    return schema.encode_example(
+        encoded=images.stored_bytes(data, known, quality=quality),
+        image_format=known.format,
+        height=known.height,
+        width=known.width,
+        label=row["label"],
+        image_id=row["id"],
+        is_clean=bool(row["clean"]),
+    )

@@ -1,0 +1,98 @@
+"""The first look at the images: what head and end of each file tell, and copies of one another."""
+
+import hashlib
+from typing import Any
+
+import files
+from input_pipeline.schema import MAX_PIXELS
+from tfrecords_tools import images, jpeg_header
+from tfrecords_tools.images import Inspection, RejectedImageError
+from tfrecords_tools.tables import MISSING
+
+UNREADABLE = "unreadable"
+
+_HEADS = (4096, 2**17, 2**21)  # bytes; with a colour profile and a thumbnail headers are long
+_TAIL = 4096  # bytes, compared to find copies
+
+
+def inspect_places(task: dict[str, Any]) -> list[list]:
+    """Inspects images where they lie; a task of `jobs.run`.
+
+    Args:
+        task: "places", a list of [number, path, offset, size]; "max_side"; "decode", whether every
+            image is decoded or only those that are no plain JPEG files.
+
+    Returns:
+        For each place [number, reason, format, width, height, change, bytes, fingerprint].
+    """
+    return [
+        _inspect_place(*place, max_side=task["max_side"], decode=task["decode"])
+        for place in task["places"]
+    ]
+
+
+def digest_places(task: list[list]) -> list[list]:
+    """Returns [number, sha256 of the bytes] of [number, path, offset, size]; of `jobs.run`."""
+    return [
+        [number, hashlib.sha256(files.read(path, offset, size)).hexdigest()]
+        for number, path, offset, size in task
+    ]
+
+
+def read_image(path: str, offset: int = 0, size: int | None = None) -> bytes:
+    """Returns the bytes of an image; RejectedImageError where they cannot be read."""
+    try:
+        return files.read(path, offset, size)
+    except FileNotFoundError as error:
+        raise RejectedImageError(MISSING) from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise RejectedImageError(UNREADABLE) from error
+
+
+def _inspect_place(
+    number: int, path: str, offset: int, size: int | None, *, max_side: int | None, decode: bool
+) -> list:
+    try:
+        known, fingerprint = _look(path, offset, size, max_side, decode)
+    except RejectedImageError as error:
+        return [number, str(error), *[None] * 6]
+    fields = (known.format, known.width, known.height, known.change, known.bytes)
+    return [number, None, *fields, fingerprint]
+
+
+def _look(
+    path: str, offset: int, size: int | None, max_side: int | None, decode: bool
+) -> tuple[Inspection, str]:
+    if size is None:
+        size = _size_of(path)
+    tail = read_image(path, offset + max(size - _TAIL, 0), min(size, _TAIL))
+    fingerprint = hashlib.blake2b(tail, digest_size=8).hexdigest()
+    pixels = None
+    if not decode and tail.endswith(jpeg_header.END):
+        pixels = _plain_jpeg(path, offset, size)
+    if pixels is None:
+        data = read_image(path, offset, size)
+        return images.inspect(data, max_side=max_side), fingerprint
+    return images.describe(pixels, size, max_side), fingerprint
+
+
+def _size_of(path: str) -> int:
+    try:
+        return files.size_of(path)
+    except FileNotFoundError as error:
+        raise RejectedImageError(MISSING) from error
+    except (OSError, ValueError) as error:
+        raise RejectedImageError(UNREADABLE) from error
+
+
+def _plain_jpeg(path: str, offset: int, size: int) -> tuple[int, int] | None:
+    """Returns (width, height) of a plain JPEG file of allowed size, None for all others."""
+    for length in _HEADS:
+        head = read_image(path, offset, min(size, length))
+        try:
+            pixels = jpeg_header.size_of(head)
+        except jpeg_header.TooShortError:
+            continue
+        is_allowed = pixels is not None and pixels[0] * pixels[1] <= MAX_PIXELS
+        return pixels if is_allowed else None
+    return None
