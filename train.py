@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 import recipes
-from input_pipeline import ops, pipeline, schema
+from input_pipeline import crops, geometry, ops, photometric, pipeline, schema
 from models.builder import build_model
 from models.losses import CosineSoftmaxCrossEntropy
 from models.storage import load_model
@@ -50,13 +50,14 @@ def augmentation_ops(augmentation: Augmentation) -> dict:
     """Returns the `crop` and `augmentation` of `pipeline.training_batches`."""
     crop, chain = None, []
     if augmentation.crop_area < 1:
-        crop = ops.random_crop(augmentation.crop_area)
+        crop = crops.random_crop(augmentation.crop_area)
     if augmentation.affine:
-        chain.append(ops.random_affine(augmentation.affine))
+        chain.append(geometry.random_affine(augmentation.affine))
     if augmentation.flip:
-        chain.append(ops.random_flip())
+        chain.append(geometry.random_flip())
     if augmentation.color:
-        chain.append(ops.random_color(augmentation.color))
+        color = augmentation.color
+        chain.append(photometric.color_jitter(color, color, color))
     return {"crop": crop, "augmentation": chain}
 
 

@@ -73,7 +73,7 @@ def shard_sources(directory: str, split: str) -> Iterator[Source]:
     """Yields the images of one split of a data directory."""
     manifest = schema.Manifest.load(directory)
     for serialized in tf.data.TFRecordDataset(manifest.shard_paths(split)):
-        parsed = tf.io.parse_single_example(serialized, schema.FEATURES)
+        parsed = tf.io.parse_single_example(serialized, dict(ops.FEATURES))
         encoded = parsed[schema.ENCODED]
         yield Source(parsed[schema.ID].numpy().decode(), encoded.numpy)
 

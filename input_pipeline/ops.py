@@ -1,13 +1,18 @@
 """What happens to one example on its way from the shard to the batch.
 
-Each op is a factory of a function from a dict of features to a dict of features. Random ops are
-stateless: they read `features["seed"]`, two integers that the pipeline makes from the recipe's
-seed, the epoch and the position, so that an example looks the same in every run.
+Each op is a factory of a function from a dict of features to a dict of features. This module has
+those that every run needs; `crops`, `sizes`, `buckets`, `geometry`, `photometric`, `erasing`,
+`regions` and `policies` have the others.
+
+Random ops are stateless: they read `features["seed"]`, two integers that the pipeline makes from
+the recipe's seed, the epoch and the position, and fold the op's name into it. So an example looks
+the same in every run, and two different ops draw independently. `chain` tells two of the same name
+apart.
 """
 
 import dataclasses
-import math
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
@@ -16,13 +21,55 @@ from input_pipeline import schema
 Features = dict[str, tf.Tensor]
 Op = Callable[[Features], Features]
 
+# The specification of tf.io.parse_single_example: scalars only, none may be absent.
+FEATURES: Mapping[str, tf.io.FixedLenFeature] = {
+    schema.ENCODED: tf.io.FixedLenFeature([], tf.string),
+    schema.FORMAT: tf.io.FixedLenFeature([], tf.string),
+    schema.HEIGHT: tf.io.FixedLenFeature([], tf.int64),
+    schema.WIDTH: tf.io.FixedLenFeature([], tf.int64),
+    schema.LABEL: tf.io.FixedLenFeature([], tf.int64),
+    schema.ID: tf.io.FixedLenFeature([], tf.string),
+    schema.IS_CLEAN: tf.io.FixedLenFeature([], tf.int64),
+}
 
-def parse() -> Op:
-    """Parses `serialized`, a tf.train.Example as `schema.FEATURES` describes it."""
+
+def fold(features: Features, name: str) -> tf.Tensor:
+    """Returns the seed `(2,)` int64 of the op called `name`, for TensorFlow's stateless draws."""
+    number = tf.constant(zlib.crc32(name.encode()), tf.int64)
+    return tf.random.experimental.stateless_fold_in(features["seed"], number)
+
+
+def chain(*ops: Op) -> Op:
+    """Applies `ops` in order, each with a seed of its own, so that one may stand there twice."""
 
     def op(features: Features) -> Features:
-        parsed = tf.io.parse_single_example(features["serialized"], schema.FEATURES)
-        return {**features, **parsed}
+        seed = features["seed"]
+        for number, each in enumerate(ops):
+            own = tf.random.experimental.stateless_fold_in(seed, tf.constant(number, tf.int64))
+            features = each({**features, "seed": own})
+        return {**features, "seed": seed}
+
+    return op
+
+
+def maybe(op: Op, probability: float) -> Op:
+    """Applies `op`, which may add no features, with `probability`; else the example stays."""
+    if not 0 <= probability <= 1:
+        raise ValueError(f"expected a probability from 0 to 1. Received: {probability}")
+    name = f"maybe {getattr(op, '__module__', '')}.{getattr(op, '__qualname__', '')}"
+
+    def sometimes(features: Features) -> Features:
+        draw = tf.random.stateless_uniform((), fold(features, name))
+        return tf.cond(draw < probability, lambda: op(features), lambda: features)
+
+    return sometimes
+
+
+def parse() -> Op:
+    """Parses `serialized`, a tf.train.Example as `FEATURES` describes it."""
+
+    def op(features: Features) -> Features:
+        return {**features, **tf.io.parse_single_example(features["serialized"], dict(FEATURES))}
 
     return op
 
@@ -65,8 +112,7 @@ class Square:
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """Resizes one image or a batch."""
-        resized = tf.image.resize(images, (self.size, self.size), antialias=self.antialias)
-        return tf.cast(tf.round(resized), tf.uint8)
+        return bilinear(images, (self.size, self.size), self.antialias)
 
     @property
     def name(self) -> str:
@@ -83,94 +129,11 @@ def resize(square: Square) -> Op:
     return op
 
 
-def random_crop(smallest_area: float, largest_ratio: float = 4 / 3) -> Op:
-    """Cuts out a random window: area share in [smallest_area, 1], sides' ratio up to largest_ratio.
-
-    The ratio is relative to the image's own, since the square resize that follows distorts that
-    away. Reference: Szegedy et al., "Going Deeper with Convolutions", arXiv:1409.4842.
-    """
-
-    def op(features: Features) -> Features:
-        draws = tf.random.stateless_uniform((4,), _seed(features, 1))
-        area = smallest_area + (1.0 - smallest_area) * draws[0]
-        ratio = tf.exp((2.0 * draws[1] - 1.0) * math.log(largest_ratio) / 2.0)
-        sides = tf.minimum(tf.sqrt(tf.stack([area * ratio, area / ratio])), 1.0)  # (2,) shares
-        whole = tf.shape(features["image"])[:2]
-        window = tf.maximum(tf.cast(sides * tf.cast(whole, tf.float32), tf.int32), 1)
-        free = tf.cast(whole - window, tf.float32)
-        corner = tf.cast(tf.round(free * draws[2:]), tf.int32)
-        begin = tf.concat([corner, [0]], 0)
-        image = tf.slice(features["image"], begin, tf.concat([window, [3]], 0))
-        return {**features, "image": image}
-
-    return op
-
-
-def random_flip() -> Op:
-    """Mirrors `image` left and right with probability 1/2."""
-
-    def op(features: Features) -> Features:
-        image = tf.image.stateless_random_flip_left_right(features["image"], _seed(features, 2))
-        return {**features, "image": image}
-
-    return op
-
-
-def random_color(strength: float) -> Op:
-    """Changes brightness, contrast and saturation by factors in [1 − strength, 1 + strength]."""
-
-    def op(features: Features) -> Features:
-        factors = tf.random.stateless_uniform(
-            (3,), _seed(features, 3), 1.0 - strength, 1.0 + strength
-        )
-        image = tf.cast(features["image"], tf.float32) * factors[0]
-        mean = tf.reduce_mean(image)
-        image = (image - mean) * factors[1] + mean
-        grey = tf.reduce_mean(image, -1, keepdims=True)
-        image = (image - grey) * factors[2] + grey
-        image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
-        return {**features, "image": image}
-
-    return op
-
-
-def random_affine(strength: float) -> Op:
-    """Rotates and shears by up to `strength` radians, scales by exp(±strength), and shifts.
-
-    Expects a square `image`; what is uncovered becomes white.
-    """
-
-    def op(features: Features) -> Features:
-        draws = tf.random.stateless_uniform((6,), _seed(features, 4), -strength, strength)
-        image = features["image"]
-        side = tf.cast(tf.shape(image)[0], tf.float32)
-        moved = tf.raw_ops.ImageProjectiveTransformV3(
-            images=image[tf.newaxis],
-            transforms=_affine_matrix(draws, side)[tf.newaxis],
-            output_shape=tf.shape(image)[:2],
-            interpolation="BILINEAR",
-            fill_mode="CONSTANT",
-            fill_value=255.0,
-        )[0]
-        return {**features, "image": tf.ensure_shape(moved, image.shape)}
-
-    return op
-
-
-def _affine_matrix(draws: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
-    """Returns (8,): the map from output to input pixels about the centre, row by row."""
-    angle, shear, log_scale, log_stretch, right, down = tf.unstack(draws)
-    scale, stretch = tf.exp(log_scale), tf.exp(log_stretch / 2.0)
-    a, b = tf.cos(angle) * scale * stretch, (shear - tf.sin(angle)) * scale
-    c, d = tf.sin(angle) * scale, tf.cos(angle) * scale / stretch
-    middle = (side - 1.0) / 2.0
-    x = middle - (a + b) * middle + right * side / 2.0
-    y = middle - (c + d) * middle + down * side / 2.0
-    return tf.stack([a, b, x, c, d, y, 0.0, 0.0])
-
-
-def _seed(features: Features, op_number: int) -> tf.Tensor:
-    return tf.random.experimental.stateless_fold_in(features["seed"], op_number)
+def bilinear(
+    images: tf.Tensor, shape: tf.Tensor | tuple[int, int], antialias: bool = False
+) -> tf.Tensor:
+    """Resizes uint8 `([B,] H, W, 3)` to height and width `shape`, rounded back to uint8."""
+    return tf.cast(tf.round(tf.image.resize(images, shape, antialias=antialias)), tf.uint8)
 
 
 def map_label(labels: tf.Tensor | None) -> Op:

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from input_pipeline import ops, pipeline, schema
+from input_pipeline import crops, geometry, ops, photometric, pipeline, schema
 from input_pipeline.class_weights import clean_class_weights, total_class_weights
 
 SIZE = 16
@@ -119,8 +119,12 @@ def test_clean_weights_have_mean_one(manifest):
 
 def augmented():
     return {
-        "crop": ops.random_crop(0.5),
-        "augmentation": [ops.random_affine(0.2), ops.random_flip(), ops.random_color(0.3)],
+        "crop": crops.random_crop(0.5),
+        "augmentation": [
+            geometry.random_affine(0.2),
+            geometry.random_flip(),
+            photometric.color_jitter(0.3, 0.3, 0.3),
+        ],
     }
 
 
@@ -210,7 +214,7 @@ def test_flip_mirrors_half_of_the_images():
     flips = 0
     for seed in seeds(200):
         before = features(seed=seed)
-        after = ops.random_flip()(before)["image"].numpy()
+        after = geometry.random_flip()(before)["image"].numpy()
         original = before["image"].numpy()
         flipped = np.array_equal(after, original[:, ::-1])
         assert flipped or np.array_equal(after, original)
@@ -221,7 +225,7 @@ def test_flip_mirrors_half_of_the_images():
 def test_crop_keeps_at_least_the_area():
     shares = []
     for seed in seeds(100):
-        after = ops.random_crop(0.4)(features(seed=seed, image=tf.zeros((60, 80, 3), tf.uint8)))
+        after = crops.random_crop(0.4)(features(seed=seed, image=tf.zeros((60, 80, 3), tf.uint8)))
         height, width, _ = after["image"].shape
         shares.append(height * width / (60 * 80))
         assert height <= 60
@@ -232,7 +236,7 @@ def test_crop_keeps_at_least_the_area():
 
 def test_crop_is_a_window_of_the_image():
     before = features()
-    window = ops.random_crop(0.3)(before)["image"].numpy()
+    window = crops.random_crop(0.3)(before)["image"].numpy()
     height, width, _ = window.shape
     image = before["image"].numpy()
     places = itertools.product(range(13 - height), range(13 - width))
@@ -241,13 +245,13 @@ def test_crop_is_a_window_of_the_image():
 
 def test_color_and_affine_of_strength_nothing_change_nothing():
     before = features()
-    for op in (ops.random_color(0.0), ops.random_affine(0.0)):
+    for op in (photometric.color_jitter(), geometry.random_affine(0.0)):
         np.testing.assert_array_equal(op(before)["image"], before["image"])
 
 
 def test_affine_uncovers_white_and_keeps_the_type():
     black = features(image=tf.zeros((32, 32, 3), tf.uint8))
-    after = ops.random_affine(0.5)(black)["image"]
+    after = geometry.random_affine(0.5)(black)["image"]
     assert after.dtype == tf.uint8
     assert after.shape == (32, 32, 3)
     assert set(np.unique(after)) >= {0, 255}
