@@ -176,8 +176,9 @@ class Catalogue:
     def class_counts(self, name: str) -> tuple[int, ...]:
         """Returns the usable images per label in a split."""
         rows = self._ask(
-            "SELECT count(number) FROM classes LEFT JOIN images ON images.class = classes.class "
-            "AND split = ? AND reason IS NULL GROUP BY label ORDER BY label",
+            "SELECT coalesce(members, 0) FROM classes LEFT JOIN (SELECT class, count(*) AS members "
+            "FROM images WHERE split = ? AND reason IS NULL GROUP BY class) USING (class) "
+            "ORDER BY label",
             name,
         )
         return tuple(count for (count,) in rows)
