@@ -6,6 +6,7 @@ the standard library, so that commands on local files start at once.
 
 import glob
 import os
+import shutil
 from collections.abc import Iterator
 from typing import IO
 
@@ -123,6 +124,15 @@ def remove(path: str) -> None:
             _gfile()[0].remove(path)
     elif os.path.lexists(path):
         os.remove(path)
+
+
+def remove_folder(path: str) -> None:
+    """Removes a folder with all that is in it, if it is there."""
+    if is_remote(path):
+        if is_folder(path):
+            _gfile()[0].rmtree(path)
+    elif os.path.isdir(path):
+        shutil.rmtree(path)
 
 
 def write_bytes(path: str, data: bytes) -> None:

@@ -100,6 +100,7 @@ def _run_on_beam(function: Function, tasks: Iterable[Task], beam: Beam) -> Itera
         files.remove(path)
         files.remove(_result_path(path))
         yield result
+    files.remove_folder(beam.folder)
 
 
 def make_pipeline(function: Function, paths: list[str], beam: Beam):

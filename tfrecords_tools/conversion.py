@@ -229,12 +229,14 @@ def finish(conversion: Conversion, catalogue: Catalogue) -> schema.Manifest:
     return manifest
 
 
-def seconds_per_image(conversion: Conversion, catalogue: Catalogue) -> float:
-    """Returns the wall time per image on one process, measured on some of them."""
+def try_out(conversion: Conversion, catalogue: Catalogue) -> tuple[float, float]:
+    """Writes a sample shard elsewhere; returns wall seconds and bytes per image, of one process."""
     name = next(iter(catalogue.split_sizes()))
     rows = list(itertools.islice(catalogue.planned_rows(name), _SAMPLE))
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, schema.shard_name(name, 0, 1))
         start = time.perf_counter()
-        shards.write_shard({"path": path, "rows": rows, "quality": conversion.options.quality})
-        return (time.perf_counter() - start) / len(rows)
+        result = shards.write_shard(
+            {"path": path, "rows": rows, "quality": conversion.options.quality}
+        )
+    return (time.perf_counter() - start) / len(rows), result["bytes"] / len(rows)

@@ -35,9 +35,6 @@ from tfrecords_tools.conversion import Conversion
 from tfrecords_tools.findings import Findings
 from tfrecords_tools.options import Options
 
-_RECORD_OVERHEAD = 220  # bytes of a record besides the image
-_SHRUNK_BYTES = 0.33  # per pixel at quality 92, for the estimate of a dry run
-
 _EXIT_CODES = """exit codes:
   0  the shards are complete and no row was rejected
   1  stopped: no image is usable, the folder holds another conversion, or the disk is full
@@ -134,17 +131,13 @@ def preview(
     job = _job(output, workers, stream, beam, options)
     catalogue, findings = conversion.prepare(job, plan.load_plan(job.output))
     with catalogue:
-        seconds = conversion.seconds_per_image(job, catalogue)
-        stored = catalogue.value(
-            "SELECT sum(CASE change WHEN 'shrunk' THEN width * height * ? ELSE bytes END) + "
-            "count(*) * ? FROM images WHERE split NOTNULL", _SHRUNK_BYTES, _RECORD_OVERHEAD,
-        )  # fmt: skip
+        seconds, size = conversion.try_out(job, catalogue)
     images = sum(findings.splits.values())
     return "\n".join(
         [
             str(findings),
             findings.draw_histogram(),
-            f"disk: about {stored / 1e9:.2f} GB in shards of up to "
+            f"disk: about {size * images / 1e9:.2f} GB in shards of up to "
             f"{job.options.images_per_shard} images",
             f"time: about {format_seconds(seconds * images / job.workers)} with {job.workers} "
             f"processes, {1000 * seconds:.2f} ms per image each",
