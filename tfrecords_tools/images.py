@@ -107,8 +107,10 @@ def stored_bytes(data: bytes, inspection: Inspection, *, quality: int) -> bytes:
     """
     if inspection.change == UNCHANGED:
         return data
-    inspect(data)
-    return _to_jpeg(data, inspection, quality)
+    try:
+        return _to_jpeg(data, inspection, quality)
+    except Exception as error:  # damage raises errors of many kinds
+        raise RejectedImageError(DAMAGED) from error
 
 
 def _to_jpeg(data: bytes, inspection: Inspection, quality: int) -> bytes:
