@@ -11,9 +11,10 @@ import io
 import json
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import files
+from tfrecords_tools.seekable import open_binary
 
 _JSON = (".jsonl", ".ndjson", ".json")
 _BATCH = 4096  # rows of a Parquet file decoded at a time
@@ -142,7 +143,7 @@ def _parquet(path: str) -> Iterator[Any]:
     import pyarrow
     from pyarrow import parquet
 
-    with _binary(path) as file:
+    with open_binary(path) as file:
         try:
             yield parquet.ParquetFile(file, buffer_size=_BLOCK)
         except (pyarrow.ArrowException, OSError) as error:
@@ -201,7 +202,7 @@ def _is_json(path: str) -> bool:
 def _text(path: str) -> Iterator[io.TextIOWrapper]:
     """Opens a text file, packed or not; a byte order mark is skipped."""
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(_binary(path))
+        file = stack.enter_context(open_binary(path))
         if path.lower().endswith(".gz"):
             file = stack.enter_context(gzip.GzipFile(fileobj=file))
         text = stack.enter_context(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
@@ -221,7 +222,7 @@ def _good_lines(path: str) -> int:
     """Returns how many lines stand before the first that is not UTF-8."""
     number = 0
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(_binary(path))
+        file = stack.enter_context(open_binary(path))
         if path.lower().endswith(".gz"):
             file = stack.enter_context(gzip.GzipFile(fileobj=file))
         with contextlib.suppress(UnicodeDecodeError):
@@ -229,38 +230,3 @@ def _good_lines(path: str) -> int:
                 line.decode()
                 number += 1
     return number
-
-
-def _binary(path: str) -> BinaryIO:
-    file = files.open_file(path, "rb")
-    return io.BufferedReader(_RemoteFile(file)) if files.is_remote(path) else file
-
-
-class _RemoteFile(io.RawIOBase):
-    """A file of tf.io.gfile with all methods of Python's files, which other libraries call."""
-
-    def __init__(self, file):
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._file.seek(offset, whence)
-        return self._file.tell()
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
