@@ -64,5 +64,5 @@ def shards(photographs, tmp_path_factory) -> str:
     from tfrecords_tools.write import write
 
     output = str(tmp_path_factory.mktemp("shards"))
-    write(output, table=str(photographs / "train.csv"), images_per_shard=20, stream=None)
+    write(output, sources=[f"table:{photographs}/train.csv"], images_per_shard=20, stream=None)
     return output
