@@ -6,6 +6,7 @@ What a stopped run has found out is in here, so that the same command goes on fr
 import contextlib
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from tfrecords_tools import split
@@ -14,7 +15,7 @@ from tfrecords_tools.tables import DUPLICATE_ID, Reject, Row
 CATALOGUE_NAME = "catalogue.sqlite3"
 LISTED, INSPECTED, PLANNED = "listed", "inspected", "planned"
 
-_CACHE = 64 * 2**10  # KiB, of pages that SQLite keeps in memory
+_CACHE = 16 * 2**10  # KiB, of pages that SQLite keeps in memory; more was not faster
 _BATCH = 1000  # rows per statement
 
 _TABLES = """
@@ -30,6 +31,7 @@ CREATE TABLE images (
 CREATE TABLE classes (class TEXT PRIMARY KEY, label INTEGER);
 CREATE TABLE shards (name TEXT PRIMARY KEY, images INTEGER, bytes INTEGER, crc32c TEXT);
 """
+_VERSION = zlib.crc32(_TABLES.encode()) & 0x7FFFFFFF  # that SQLite keeps in the file's header
 
 
 class Catalogue:
@@ -38,29 +40,38 @@ class Catalogue:
     Args:
         path: of the SQLite file; it is made if it is not there.
 
-    Raises RuntimeError if another command has it open.
+    Raises RuntimeError if another command has it open, OSError if it cannot be written.
     """
 
     def __init__(self, path: str):
         self.path = path
-        self._database = sqlite3.connect(path, isolation_level=None, timeout=0.1)
-        self._ask(f"PRAGMA cache_size=-{_CACHE}")
-        self._ask("PRAGMA locking_mode=EXCLUSIVE")
-        # A power cut may cost this file, which is made anew then; a killed process costs nothing.
-        self._ask("PRAGMA synchronous=OFF")
         try:
-            self._ask("PRAGMA journal_mode=TRUNCATE")
-            self._ask("BEGIN EXCLUSIVE")
-            self._ask("COMMIT")
+            self._database = sqlite3.connect(path, isolation_level=None, timeout=0.1)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{path}: {error}") from error
+        try:
+            self._open()
         except sqlite3.OperationalError as error:
             self.close()
+            if "locked" not in str(error):
+                raise OSError(f"{path}: {error}") from error
             raise RuntimeError(
                 f"expected no other command at work on this folder. Received: {path}: {error}"
             ) from error
         except sqlite3.DatabaseError:  # damaged by a power cut
-            self.close()
-            os.remove(path)
+            self.remove()
             self.__init__(path)
+
+    def _open(self) -> None:
+        self._ask(f"PRAGMA cache_size=-{_CACHE}")
+        self._ask("PRAGMA locking_mode=EXCLUSIVE")
+        # A power cut may cost this file, which is made anew then; a killed process costs nothing.
+        self._ask("PRAGMA synchronous=OFF")
+        self._ask("PRAGMA journal_mode=TRUNCATE")
+        self._ask("BEGIN EXCLUSIVE")
+        self._ask("COMMIT")
+        if self.value("PRAGMA quick_check(1)") != "ok":
+            raise sqlite3.DatabaseError("damaged")
 
     def close(self) -> None:
         """Closes the file; what is not committed is lost."""
@@ -83,7 +94,7 @@ class Catalogue:
 
     def fact(self, name: str) -> str | None:
         """Returns a fact, None if it is not known."""
-        if not self._ask("SELECT 1 FROM sqlite_master WHERE name = 'facts'").fetchone():
+        if self.value("PRAGMA user_version") != _VERSION:  # empty, or left by another version
             return None
         row = self._ask("SELECT value FROM facts WHERE name = ?", name).fetchone()
         return row[0] if row else None
@@ -99,6 +110,7 @@ class Catalogue:
         for (name,) in self._ask("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             self._ask(f"DROP TABLE {name}")
         self._database.executescript(_TABLES)
+        self._ask(f"PRAGMA user_version={_VERSION}")
         with self._transaction():
             self._database.executemany(
                 "INSERT INTO images (id, class, path, clean, offset, size, shuffle, choice, reason)"
