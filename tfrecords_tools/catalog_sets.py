@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 import files
 from tfrecords_tools.record_rows import Features, LabelOf, read_rows
 from tfrecords_tools.tables import Rows
@@ -45,8 +47,9 @@ def rows(
     Features inside others are named `outer/inner`. Raises ValueError if a feature, the split or the
     format of the files is not as expected, or if the set is neither there nor to be downloaded.
     """
-    builder = _with_tfrecords(_open(place, data_dir))
-    where = f"{place} in {builder.data_dir}"
+    builder = _open(place, data_dir)
+    _check_format(builder)
+    where = str(builder.data_dir)
     tree = dict(_flatten(builder.info.features))
     features = Features(
         image=_choose_image(tree, image, where),
@@ -83,20 +86,14 @@ def _open(place: str, data_dir: str | None) -> Any:
         ) from error
 
 
-def _with_tfrecords(builder: Any) -> Any:
-    """Returns the builder if its files are TFRecords, or the one of its files that are."""
-    import tensorflow_datasets as tfds
-
-    wanted = tfds.core.FileFormat.TFRECORD
-    if builder.info.file_format is wanted:
-        return builder
-    if wanted in builder.info.alternative_file_formats:
-        return tfds.builder_from_directory(builder.data_dir, file_format=wanted)
-    raise ValueError(
-        f"{builder.data_dir}: expected TFRecord files, in which an image lies in one piece. "
-        f"Received: {builder.info.file_format.value}; prepare the set with file_format='tfrecord', "
-        "or add TFRecords by tensorflow_datasets.scripts.cli.convert_format_utils.convert_dataset"
-    )
+def _check_format(builder: Any) -> None:
+    file_format = builder.info.file_format.value
+    if file_format != "tfrecord":
+        raise ValueError(
+            f"{builder.data_dir}: expected TFRecord files, in which an image lies in one piece. "
+            f"Received: {file_format}; prepare the set elsewhere by tfds.builder({builder.name!r}, "
+            "data_dir=..., file_format='tfrecord').download_and_prepare()"
+        )
 
 
 def _flatten(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -118,7 +115,7 @@ def _choose_image(tree: Mapping[str, Any], name: str | None, where: str) -> str:
         for key, feature in tree.items()
         if isinstance(feature, tfds.features.Image)
         and not isinstance(feature, tfds.features.LabeledImage)  # a mask
-        and feature.np_dtype == "uint8"  # others are no photographs; floats are kept as their bits
+        and feature.np_dtype == np.uint8  # others are no photographs; floats are kept as their bits
     ]
     return _choose(tree, found, name, "image", where)
 
@@ -140,7 +137,7 @@ def _choose(
     if name in found:
         return name
     raise ValueError(
-        f"{where}: expected one feature of the kind {option}, or {option}=NAME of {found}. "
+        f"{where}: expected one feature of the kind {option}, or {option}=NAME of {sorted(found)}. "
         f"Received: {option}={name}; all features: {sorted(tree)}"
     )
 

@@ -98,9 +98,11 @@ def _own_paths(manifest: schema.Manifest, split: str | None) -> list[str]:
 
 def _find_files(directory: str, split: str | None) -> list[str]:
     """Returns the TFRecord files of a folder, or the file itself, in the order of the names."""
-    if files.exists(directory) and not files.is_folder(directory):
+    names = []
+    if files.is_folder(directory):
+        _, names = next(files.walk(directory))
+    elif files.exists(directory):
         return [directory]
-    _, names = next(iter(files.walk(directory)), ("", []))
     found = [name for name in names if _FILE_NAME.fullmatch(name)]
     if not found:
         raise FileNotFoundError(
