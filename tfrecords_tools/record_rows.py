@@ -68,12 +68,12 @@ def read_rows(
     Raises FileNotFoundError; ValueError where there are fewer records than `stop`, and as
     DamagedRecordError where the file cannot be read on.
     """
-    number = start - 1
+    number, keys = start - 1, features.keys
     with open_binary(path) as file:
         spans = enumerate(record_spans(path))
         for number, (offset, size) in itertools.islice(spans, start, stop):
             try:
-                values = find_values(file, offset, size, features.keys)
+                values = find_values(file, offset, size, keys)
                 yield _row(file, path, name(number), features, values, label_of)
             except BadExampleError:
                 yield Reject(name(number), path, BAD_RECORD)
