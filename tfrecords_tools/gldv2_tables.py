@@ -8,6 +8,7 @@ values of different types are never equal: comparing them is a TypeError.
 
 import csv
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Generic, NamedTuple, TypeVar
@@ -205,12 +206,13 @@ class Table(Generic[RowT]):
     parse: Callable[..., RowT]
     has_lists: bool = False
 
-    def read(self, path: str) -> Iterator[RowT]:
+    def read(self, path: str | os.PathLike) -> Iterator[RowT]:
         """Yields the rows of a file, in memory of one row.
 
         Raises FileNotFoundError without the file; ValueError that names the line if the header or
         a row is not as published.
         """
+        path = os.fspath(path)
         for number, cells in self._lines(path):
             if number == 1:
                 if tuple(cells) != self.columns:

@@ -177,7 +177,9 @@ def _headers(path: str, file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]:
                 yield member
             end = tar.offset
     except tarfile.TarError as error:
-        raise BrokenTarError(f"{path}: expected an uncompressed tar. Received: {error}") from error
+        raise BrokenTarError(
+            f"{path}: expected a whole, uncompressed tar. Received: {error}"
+        ) from error
     # tarfile takes a damaged header for the end.
     file.seek(end)
     mark = file.read(2 * _BLOCK)
