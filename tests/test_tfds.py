@@ -230,7 +230,7 @@ def open_own(folder):
 
 
 def test_tfds_opens_our_shards(tmp_path):
-    names = tfds_metadata.write_metadata(write_own(tmp_path))
+    names = tfds_metadata.write_metadata(schema.Manifest.load(write_own(tmp_path)))
     assert names == ["dataset_info.json", "features.json", "image.class.label.labels.txt"]
     builder, read = open_own(tmp_path)
     label = builder.info.features[schema.LABEL]
@@ -255,7 +255,7 @@ def test_tfds_opens_our_shards(tmp_path):
 
 
 def test_tfds_reads_a_part_of_our_shards_as_pairs(tmp_path):
-    tfds_metadata.write_metadata(write_own(tmp_path))
+    tfds_metadata.write_metadata(schema.Manifest.load(write_own(tmp_path)))
     builder = tfds.builder_from_directory(str(tmp_path))
     pairs = builder.as_dataset(split="train_clean[2:4]", as_supervised=True)
     (image, label), (_, last) = pairs.as_numpy_iterator()
@@ -270,8 +270,8 @@ def test_the_metadata_depends_on_the_manifest_alone(tmp_path):
     contents = []
     for folder in (tmp_path / "a", tmp_path / "another place"):
         folder.mkdir()
-        names = tfds_metadata.write_metadata(write_own(folder))
-        assert names == tfds_metadata.write_metadata(str(folder))
+        names = tfds_metadata.write_metadata(schema.Manifest.load(write_own(folder)))
+        assert names == tfds_metadata.write_metadata(schema.Manifest.load(str(folder)))
         contents.append([(folder / name).read_bytes() for name in names])
     assert contents[0] == contents[1]
     assert str(tmp_path).encode() not in b"".join(contents[0])
@@ -285,7 +285,7 @@ def replace(directory, **fields):
 def test_class_ids_that_tfds_cannot_keep(tmp_path):
     write_own(tmp_path)
     replace(tmp_path, class_ids=("7", "two\nlines", "8", "9"))
-    tfds_metadata.write_metadata(str(tmp_path))
+    tfds_metadata.write_metadata(schema.Manifest.load(str(tmp_path)))
     builder, read = open_own(tmp_path)
     assert builder.info.features[schema.LABEL].names == ["0", "1", "2", "3"]
     assert [example[schema.LABEL] for example in read["train_clean"]] == [0, 1, 2, 3, 0]
@@ -302,7 +302,7 @@ def test_an_index_without_labels(tmp_path):
     shard = schema.Shard(path.name, 1, writer.bytes, writer.crc32c)
     splits = {"index": (shard,), "validation": ()}
     schema.Manifest(str(tmp_path), splits, (), (), (), {}, 0, "").save()
-    tfds_metadata.write_metadata(str(tmp_path))
+    tfds_metadata.write_metadata(schema.Manifest.load(str(tmp_path)))
     builder = tfds.builder_from_directory(str(tmp_path))
     (example,) = builder.as_dataset(split="index").as_numpy_iterator()
     assert (example[schema.LABEL], example[schema.ID]) == (-1, b"a")
@@ -310,7 +310,7 @@ def test_an_index_without_labels(tmp_path):
 
 
 def test_our_shards_stay_ours_beside_the_metadata(tmp_path):
-    tfds_metadata.write_metadata(write_own(tmp_path))
+    tfds_metadata.write_metadata(schema.Manifest.load(write_own(tmp_path)))
     labels = [row.label for row in foreign.rows(str(tmp_path))]
     assert labels == [CLASS_IDS[image[2]] for image in images()]
     # TFDS' reader finds the same images, whose ids it would have to be told.
@@ -320,4 +320,4 @@ def test_our_shards_stay_ours_beside_the_metadata(tmp_path):
 
 def test_metadata_needs_a_manifest(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected a data directory with manifest.json"):
-        tfds_metadata.write_metadata(str(tmp_path))
+        tfds_metadata.write_metadata(schema.Manifest.load(str(tmp_path)))

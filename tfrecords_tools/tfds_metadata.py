@@ -24,16 +24,14 @@ _TEMPLATE = "{SPLIT}-{SHARD_X_OF_Y}.tfrec"
 _DESCRIPTION = "Images as tfrecords_tools/write.py wrote them."
 
 
-def write_metadata(directory: str) -> list[str]:
+def write_metadata(manifest: schema.Manifest) -> list[str]:
     """Writes TFDS' files beside the shards of a data directory; returns their names.
 
     The manifest alone decides on their bytes. Splits without images are left out. If a class id
     has a line break, TFDS gets numbers as the names; without classes labels are integers.
-    Raises FileNotFoundError without a manifest, ValueError if that is damaged.
     """
     import tensorflow_datasets as tfds
 
-    manifest = schema.Manifest.load(directory)
     identity = tfds.core.DatasetIdentity(
         name=NAME, version=tfds.core.Version(VERSION), data_dir=manifest.directory, module_name=""
     )
