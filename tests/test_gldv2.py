@@ -11,6 +11,7 @@ from synthetic_gldv2 import unpacked, write_bucket
 from tfrecords_tools import gldv2, gldv2_check, tars
 from tfrecords_tools import gldv2_tables as formats
 from tfrecords_tools.tables import MISSING, Reject, Row
+from tfrecords_tools.write import write
 
 TAR = "train/images_001.tar"
 
@@ -256,3 +257,56 @@ def test_compare_finds_no_difference(original):
     for part in gldv2.PARTS:
         found = gldv2_check.compare(str(original.root), part)
         assert found == gldv2_check.Differences((), ())
+
+
+def records_of(directory, manifest):
+    """{split: {id: (encoded, label, is_clean)}}, read by TensorFlow."""
+    import tensorflow as tf
+
+    found = {split: {} for split in manifest.splits}
+    for split in manifest.splits:
+        for record in tf.data.TFRecordDataset(manifest.shard_paths(split)).as_numpy_iterator():
+            features = tf.train.Example.FromString(record).features.feature
+            image = features["image/id"].bytes_list.value[0].decode()
+            assert image not in found[split]
+            found[split][image] = (
+                features["image/encoded"].bytes_list.value[0],
+                features["image/class/label"].int64_list.value[0],
+                bool(features["image/is_clean"].int64_list.value[0]),
+            )
+    return found
+
+
+def test_the_winners_splits_are_made_of_the_tars(original, tmp_path):
+    """The splits by hand: clean and noisy, one of each class with four clean images held out."""
+    manifest = write(
+        str(tmp_path), sources=[f"gldv2:{original.root}"], images_per_shard=50, stream=None
+    ).manifest
+    records = records_of(str(tmp_path), manifest)
+    train, numbers = original.images["train"], original.landmarks
+    landmarks = sorted({numbers[image] for image in train})
+    assert manifest.class_ids == tuple(map(str, landmarks))
+    for split in records.values():
+        for image, (encoded, label, is_clean) in split.items():
+            assert encoded == train[image]
+            assert landmarks[label] == numbers[image]
+            assert is_clean == (image in original.clean)
+    clean = {n: [i for i in original.clean if numbers[i] == n] for n in landmarks}
+    held_out = [numbers[image] for image in records["validation"]]
+    assert sorted(held_out) == [n for n in landmarks if len(clean[n]) >= 4]
+    assert len(held_out) > 10
+    assert records["train_noisy"].keys() == train.keys() - original.clean
+    assert records["train_clean"].keys() | records["validation"].keys() == original.clean
+    # Class n of the clean set is the n-th landmark that has clean images, in the total set's order.
+    totals = {n: total for total, n in enumerate(landmarks)}
+    in_order = [totals[n] for n in landmarks if clean[n]]
+    assert [manifest.clean_labels().tolist().index(c) for c in range(len(in_order))] == in_order
+
+
+@pytest.mark.parametrize("part", ["index", "test"])
+def test_index_and_queries_become_one_split(part, original, tmp_path):
+    manifest = write(
+        str(tmp_path), sources=[f"gldv2:{original.root}:{part}"], split=part, stream=None
+    ).manifest
+    records = records_of(str(tmp_path), manifest)
+    assert {image: record[0] for image, record in records[part].items()} == original.images[part]
