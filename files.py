@@ -7,10 +7,17 @@ the standard library, so that commands on local files start at once.
 import glob
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from typing import IO
 
 PARTIAL = ".partial"  # what a file is called until it is whole
+
+_ENTER = os.R_OK | os.X_OK
+
+
+class NotAFileError(OSError):
+    """A folder, pipe, socket or device, where reading would fail, wait or never end."""
 
 
 def is_remote(path: str) -> bool:
@@ -45,16 +52,17 @@ def open_file(path: str, mode: str = "r") -> IO:
 def read(path: str, offset: int = 0, size: int | None = None) -> bytes:
     """Returns `size` bytes from `offset` on, fewer at the end of the file; None reads it all.
 
-    Raises FileNotFoundError, or OSError where the file cannot be read.
+    Raises FileNotFoundError, NotAFileError, or OSError where the file cannot be read.
     """
     if is_remote(path):
         with open_file(path, "rb") as file:
             file.seek(offset)
             return file.read(-1 if size is None else size)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    # Opening a pipe waits for its other end, unless told not to.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        if size is None:
-            size = os.fstat(descriptor).st_size - offset
+        file_size = _regular_size(path, os.fstat(descriptor))
+        size = file_size - offset if size is None else size
         data = os.pread(descriptor, size, offset)
         # One call may return less than was asked for, on a network file system or above 2 GiB.
         while len(data) < size and (more := os.pread(descriptor, size, offset + len(data))):
@@ -65,14 +73,23 @@ def read(path: str, offset: int = 0, size: int | None = None) -> bytes:
 
 
 def size_of(path: str) -> int:
-    """Returns the size of a file in bytes; FileNotFoundError if there is none."""
+    """Returns the size of a file in bytes.
+
+    Raises FileNotFoundError if there is none, NotAFileError for anything but a file.
+    """
     if not is_remote(path):
-        return os.stat(path).st_size
+        return _regular_size(path, os.stat(path))
     gfile, errors = _gfile()
     try:
         return gfile.stat(path).length
     except errors.OpError as error:
         raise _as_os_error(error, path) from error
+
+
+def _regular_size(path: str, status: os.stat_result) -> int:
+    if not stat.S_ISREG(status.st_mode):
+        raise NotAFileError(f"expected a file. Received: {path}, {stat.filemode(status.st_mode)}")
+    return status.st_size
 
 
 def exists(path: str) -> bool:
@@ -93,12 +110,24 @@ def find(pattern: str) -> list[str]:
 def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
     """Yields (folder, names of its files) for a folder and all below it, in the order of names.
 
-    Links to folders are not followed: they may lead outside or in a circle.
+    Links to folders are not followed, as they may lead outside or in a circle; they and folders
+    that cannot be entered are among the names, so that nothing is left out unseen.
+    Raises OSError if `folder` cannot be read.
     """
-    walked = _gfile()[0].walk(folder) if is_remote(folder) else os.walk(folder)
-    for parent, folders, names in walked:
-        folders.sort()
+    if is_remote(folder):
+        for parent, folders, names in _gfile()[0].walk(folder):
+            folders.sort()
+            yield parent, sorted(names)
+        return
+    pending = [folder]
+    while pending:
+        parent, names, folders = pending.pop(), [], []
+        with os.scandir(parent) as entries:
+            for entry in entries:
+                is_open = entry.is_dir(follow_symlinks=False) and os.access(entry, _ENTER)
+                (folders if is_open else names).append(entry.name)
         yield parent, sorted(names)
+        pending += (os.path.join(parent, name) for name in sorted(folders, reverse=True))
 
 
 def make_folder(path: str) -> None:

@@ -46,7 +46,7 @@ MANIFEST_FORMAT = "waymark-tfrecords"
 MANIFEST_VERSION = 2
 
 _SHARD_NAME = re.compile(r"([a-z0-9_]+)-(\d{5,})-of-(\d{5,})\.tfrec")
-_SPLIT_NAME = re.compile(r"[a-z0-9_]+")
+_SPLIT_NAME = re.compile(r"[a-z0-9_]{1,100}")
 _CRC32C = re.compile(r"[0-9a-f]{8}")
 
 
@@ -111,7 +111,9 @@ def _varint(value: int) -> bytes:
 def check_split_name(split: str) -> None:
     """Raises ValueError unless `split` may begin a shard's name."""
     if not _SPLIT_NAME.fullmatch(split):
-        raise ValueError(f"expected a split name of a-z, 0-9 and _. Received: {split!r}")
+        raise ValueError(
+            f"expected a split name of a-z, 0-9 and _, 100 at most. Received: {split!r}"
+        )
 
 
 def shard_name(split: str, shard: int, shards: int) -> str:

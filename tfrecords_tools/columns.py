@@ -18,6 +18,7 @@ from tfrecords_tools.seekable import open_binary
 
 _JSON = (".jsonl", ".ndjson", ".json")
 _BATCH = 4096  # rows of a Parquet file decoded at a time
+_LONGEST_LINE = 1 << 24  # characters; a file of something else may have no line end at all
 _BLOCK = 1 << 20  # bytes of a column of a Parquet file read at a time
 
 _Cells = Iterator[tuple[str, ...]]
@@ -77,7 +78,8 @@ def _header(lines: Iterator[tuple[int, list[str]]]) -> list[str]:
 def _csv_lines(path: str) -> Iterator[tuple[int, list[str]]]:
     """Yields (number of the last line read, cells)."""
     with _text(path) as file:
-        reader = csv.reader(file)
+        # Strict, as a quote that is never closed would swallow the rows behind it.
+        reader = csv.reader(_lines(path, file), strict=True)
         try:
             for cells in reader:
                 yield reader.line_num, cells
@@ -101,7 +103,7 @@ def _read_json(path: str, names: Sequence[str | None]) -> _Cells:
 def _json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (number of the line, its object)."""
     with _text(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(_lines(path, file), start=1):
             if not line.strip():
                 continue
             try:
@@ -154,6 +156,10 @@ def _parquet(path: str) -> Iterator[Any]:
 def _check_exists(path: str) -> None:
     if not files.exists(path):
         raise FileNotFoundError(f"expected a table. Received: {path}, which does not exist")
+    try:
+        files.size_of(path)
+    except files.NotAFileError as error:
+        raise ValueError(str(error)) from error
 
 
 def _check_columns(path: str, present: Sequence[str], names: Sequence[str | None]) -> None:
@@ -218,6 +224,19 @@ def _text(path: str) -> Iterator[io.TextIOWrapper]:
             raise ValueError(f"{path}: expected a gzip file. Received: {error}") from error
 
 
+def _lines(path: str, file: io.TextIOBase) -> Iterator[str]:
+    """Yields the lines of a file in bounded memory."""
+    number = 0
+    while line := file.readline(_LONGEST_LINE):
+        number += 1
+        if len(line) == _LONGEST_LINE and not line.endswith(("\r", "\n")):
+            raise ValueError(
+                f"{path}, line {number}: expected at most {_LONGEST_LINE} characters in a line. "
+                f"Received: more"
+            )
+        yield line
+
+
 def _good_lines(path: str) -> int:
     """Returns how many lines stand before the first that is not UTF-8."""
     number = 0
@@ -226,7 +245,7 @@ def _good_lines(path: str) -> int:
         if path.lower().endswith(".gz"):
             file = stack.enter_context(gzip.GzipFile(fileobj=file))
         with contextlib.suppress(UnicodeDecodeError):
-            for line in file:
+            while line := file.readline(_LONGEST_LINE):
                 line.decode()
                 number += 1
     return number

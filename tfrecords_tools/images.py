@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline.schema import MAX_PIXELS
+from tfrecords_tools import jpeg_header
 
 ZERO_BYTES = "zero bytes"
 NOT_AN_IMAGE = "not an image"
@@ -19,12 +20,16 @@ TRUNCATED = "truncated"
 DAMAGED = "damaged"
 TOO_MANY_PIXELS = "too many pixels"
 UNSUPPORTED_MODE = "unsupported mode"
+UNSUPPORTED_JPEG = "unsupported kind of JPEG"
+HEIC = "HEIC or AVIF image"
 
 UNCHANGED = "unchanged"
 CONVERTED = "converted"
 SHRUNK = "shrunk"
 
 CONVERTED_QUALITY = 95
+
+_LONGEST_SIDE = 65_500  # of JPEG, in libjpeg and so in TensorFlow
 
 # Others are either no photographs or, as EPS, run a program to be decoded. Many cameras write MPO,
 # a JPEG file with a second image behind the first: Pillow opens it as JPEG and calls it MPO.
@@ -33,6 +38,7 @@ _STORED_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", *_SIXTEEN_BITS)
 _JPEG_END = b"\xff\xd9"
+_HEIC_BRANDS = (b"heic", b"heix", b"heif", b"mif1", b"avif", b"avis")
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -73,13 +79,23 @@ def inspect(
     """
     if not data:
         raise RejectedImageError(ZERO_BYTES)
+    if jpeg_header.is_undecodable(data):
+        raise RejectedImageError(UNSUPPORTED_JPEG)
     image = _open(data, max_pixels)
     stored_format = _STORED_FORMATS.get(image.format)
-    width, height = image.size
+    known = describe(image.size, len(data), max_side, stored_format)
+    sides = image.size if stored_format == "jpeg" else (known.width, known.height)
+    if "jpeg" in (stored_format, known.format) and max(sides) > _LONGEST_SIDE:
+        raise RejectedImageError(TOO_MANY_PIXELS)
     _decode(image, data)
     if image.mode not in _MODES:
         raise RejectedImageError(f"{UNSUPPORTED_MODE} {image.mode}")
-    return describe((width, height), len(data), max_side, stored_format)
+    return known
+
+
+def is_allowed(width: int, height: int) -> bool:
+    """Whether TensorFlow decodes a JPEG file of this size in bounded memory."""
+    return width * height <= MAX_PIXELS and max(width, height) <= _LONGEST_SIDE
 
 
 def describe(
@@ -152,7 +168,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise RejectedImageError(TOO_MANY_PIXELS) from error
     # Damaged headers raise errors of many kinds, some of them by Pillow's accident.
     except Exception as error:
-        raise RejectedImageError(NOT_AN_IMAGE) from error
+        is_heic = data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS
+        raise RejectedImageError(HEIC if is_heic else NOT_AN_IMAGE) from error
     if image.width * image.height > max_pixels:
         raise RejectedImageError(TOO_MANY_PIXELS)
     return image

@@ -10,9 +10,12 @@ from tfrecords_tools.images import Inspection, RejectedImageError
 from tfrecords_tools.tables import MISSING
 
 UNREADABLE = "unreadable"
+NOT_A_FILE = "not a file"
+TOO_MANY_BYTES = "too many bytes"
 
 _HEADS = (4096, 2**17, 2**21)  # bytes; with a colour profile and a thumbnail headers are long
 _TAIL = 4096  # bytes, compared to find copies
+_MAX_BYTES = 6 * MAX_PIXELS  # 512 MiB: the largest image, not packed, with 16 bits per colour
 
 
 def inspect_places(task: dict[str, Any]) -> list[list]:
@@ -32,32 +35,48 @@ def inspect_places(task: dict[str, Any]) -> list[list]:
 
 
 def digest_places(task: list[list]) -> list[list]:
-    """Returns [number, sha256 of the bytes] of [number, path, offset, size]; of `jobs.run`."""
-    return [
-        [number, hashlib.sha256(files.read(path, offset, size)).hexdigest()]
-        for number, path, offset, size in task
-    ]
+    """Returns [number, sha256 of the bytes] of [number, path, offset, size]; of `jobs.run`.
+
+    The digest is None where the file cannot be read any more.
+    """
+    return [[number, _digest(*place)] for number, *place in task]
+
+
+def fingerprint(data: bytes) -> str:
+    """Returns a digest of the last bytes of an image."""
+    return hashlib.blake2b(data[-_TAIL:], digest_size=8).hexdigest()
+
+
+def _digest(path: str, offset: int, size: int | None) -> str | None:
+    try:
+        return hashlib.sha256(read_image(path, offset, size)).hexdigest()
+    except RejectedImageError:  # it is left out when its shard is written
+        return None
 
 
 def read_image(path: str, offset: int = 0, size: int | None = None) -> bytes:
     """Returns the bytes of an image; RejectedImageError where they cannot be read."""
     try:
         return files.read(path, offset, size)
-    except FileNotFoundError as error:
-        raise RejectedImageError(MISSING) from error
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise RejectedImageError(UNREADABLE) from error
+    except (OSError, ValueError) as error:
+        raise RejectedImageError(_reason(error)) from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return MISSING
+    return NOT_A_FILE if isinstance(error, files.NotAFileError) else UNREADABLE
 
 
 def _inspect_place(
     number: int, path: str, offset: int, size: int | None, *, max_side: int | None, decode: bool
 ) -> list:
     try:
-        known, fingerprint = _look(path, offset, size, max_side, decode)
+        known, print_of_tail = _look(path, offset, size, max_side, decode)
     except RejectedImageError as error:
         return [number, str(error), *[None] * 6]
     fields = (known.format, known.width, known.height, known.change, known.bytes)
-    return [number, None, *fields, fingerprint]
+    return [number, None, *fields, print_of_tail]
 
 
 def _look(
@@ -65,24 +84,23 @@ def _look(
 ) -> tuple[Inspection, str]:
     if size is None:
         size = _size_of(path)
+    if size > _MAX_BYTES:
+        raise RejectedImageError(TOO_MANY_BYTES)
     tail = read_image(path, offset + max(size - _TAIL, 0), min(size, _TAIL))
-    fingerprint = hashlib.blake2b(tail, digest_size=8).hexdigest()
     pixels = None
     if not decode and tail.endswith(jpeg_header.END):
         pixels = _plain_jpeg(path, offset, size)
     if pixels is None:
         data = read_image(path, offset, size)
-        return images.inspect(data, max_side=max_side), fingerprint
-    return images.describe(pixels, size, max_side), fingerprint
+        return images.inspect(data, max_side=max_side), fingerprint(data)
+    return images.describe(pixels, size, max_side), fingerprint(tail)
 
 
 def _size_of(path: str) -> int:
     try:
         return files.size_of(path)
-    except FileNotFoundError as error:
-        raise RejectedImageError(MISSING) from error
     except (OSError, ValueError) as error:
-        raise RejectedImageError(UNREADABLE) from error
+        raise RejectedImageError(_reason(error)) from error
 
 
 def _plain_jpeg(path: str, offset: int, size: int) -> tuple[int, int] | None:
@@ -93,6 +111,6 @@ def _plain_jpeg(path: str, offset: int, size: int) -> tuple[int, int] | None:
             pixels = jpeg_header.size_of(head)
         except jpeg_header.TooShortError:
             continue
-        is_allowed = pixels is not None and pixels[0] * pixels[1] <= MAX_PIXELS
+        is_allowed = pixels is not None and images.is_allowed(*pixels)
         return pixels if is_allowed else None
     return None

@@ -5,7 +5,8 @@ A few microseconds where Pillow takes a hundred and a decoder milliseconds.
 
 START, END = b"\xff\xd8", b"\xff\xd9"
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what libjpeg-turbo decodes
-_OTHER_FRAMES = (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
+_ARITHMETIC = (0xC9, 0xCA)  # libjpeg-turbo decodes these too; hardly any other program does
+_OTHER_FRAMES = (0xC3, *range(0xC5, 0xC8), 0xCB, *range(0xCD, 0xD0))  # lossless, hierarchical
 _ALONE = (0x01, *range(0xD0, 0xD8))  # markers without a length
 _SCAN = 0xDA
 
@@ -20,32 +21,44 @@ def size_of(head: bytes) -> tuple[int, int] | None:
     Plain is: baseline, extended or progressive, 8 bits, 1 or 3 components.
     Raises TooShortError if `head`, the file's first bytes, ends before the frame header.
     """
-    if not head.startswith(START):
+    marker, frame = _find_frame(head)
+    if marker not in _FRAMES or frame[0] != 8 or frame[5] not in (1, 3):
         return None
+    height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
+    return (width, height) if width and height else None
+
+
+def is_undecodable(data: bytes) -> bool:
+    """Whether a JPEG file is lossless, hierarchical or not of 8 bits, which TensorFlow refuses."""
+    try:
+        marker, frame = _find_frame(data)
+    except TooShortError:
+        return False
+    return marker in _OTHER_FRAMES or (marker is not None and frame[0] != 8)
+
+
+def _find_frame(head: bytes) -> tuple[int | None, bytes]:
+    """Returns marker and contents of the frame header; None if there is none."""
+    if not head.startswith(START):
+        return None, b""
     position = 2
     while position + 10 <= len(head):
         if head[position] != 0xFF:
-            return None
+            break
         marker = head[position + 1]
         if marker == 0xFF:  # padding
             position += 1
         elif marker in _ALONE:
             position += 2
-        elif marker in _FRAMES:
-            return _frame_size(head[position + 4 : position + 10])
-        elif marker in _OTHER_FRAMES or marker in (_SCAN, END[1], 0x00):
-            return None
+        elif marker in (*_FRAMES, *_ARITHMETIC, *_OTHER_FRAMES):
+            return marker, head[position + 4 : position + 10]
+        elif marker in (_SCAN, END[1], 0x00):
+            break
         else:
             length = int.from_bytes(head[position + 2 : position + 4], "big")
             if length < 2:
-                return None
+                break
             position += 2 + length
-    raise TooShortError
-
-
-def _frame_size(frame: bytes) -> tuple[int, int] | None:
-    bits, components = frame[0], frame[5]
-    height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
-    if bits != 8 or components not in (1, 3) or not width or not height:
-        return None
-    return width, height
+    else:
+        raise TooShortError
+    return None, b""

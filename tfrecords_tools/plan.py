@@ -6,8 +6,8 @@ the inspection found. Shards belong to a conversion only if both agree.
 
 import csv
 import dataclasses
+import glob
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -71,8 +71,9 @@ def load_plan(directory: str) -> Plan | None:
             return Plan(**json.loads(files.read(path)))
         except (TypeError, ValueError) as error:
             raise ConversionError(f"{path}: expected two digests. Received: {error}") from error
+    folder = directory if files.is_remote(directory) else glob.escape(directory)
     for pattern in ("*.tfrec", MANIFEST_NAME):
-        if files.find(f"{directory}/{pattern}"):
+        if files.find(f"{folder}/{pattern}"):
             raise ConversionError(
                 f"expected an empty folder or one that this command began. "
                 f"Received: {directory}, with {pattern} and without {PLAN_NAME}"
@@ -97,10 +98,19 @@ def save_rejects(directory: str, rejects: Iterable[Reject]) -> None:
 
 
 def count_rejects(directory: str) -> dict[str, int]:
-    """Returns {reason: rows} of `rejects.csv`; an absent file counts as an empty one."""
+    """Returns {reason: rows} of `rejects.csv`; an absent file counts as an empty one.
+
+    Raises ValueError if it is damaged.
+    """
     path = f"{directory}/{REJECTS_NAME}"
     counts: dict[str, int] = {}
     if files.exists(path):
-        for line in csv.DictReader(io.StringIO(files.read(path).decode(), newline="")):
-            counts[line["reason"]] = counts.get(line["reason"], 0) + 1
+        with files.open_file(path) as file:
+            try:
+                lines = csv.reader(file)
+                next(lines, None)
+                for _, _, reason in lines:
+                    counts[reason] = counts.get(reason, 0) + 1
+            except (csv.Error, ValueError) as error:
+                raise ValueError(f"{path}: expected three cells in a row: {error}") from error
     return counts

@@ -11,6 +11,7 @@ NAME puts "NAME:" before the ids and the labels of one source, so that those of 
 
 import dataclasses
 import re
+from collections.abc import Iterable
 
 from tfrecords_tools import tables
 from tfrecords_tools.tables import Reject, Row, Rows
@@ -30,6 +31,12 @@ def check(specification: str) -> None:
         )
 
 
+def folders(specifications: Iterable[str]) -> list[str]:
+    """Returns the trees among the sources, in which every file is taken for an image."""
+    parts = (_SPECIFICATION.fullmatch(text).groups() for text in specifications)
+    return [place for _, kind, place in parts if kind == "folder"]
+
+
 def read_source(specification: str, *, needs_label: bool, **columns: str | None) -> Rows:
     """Yields the rows of one source.
 
@@ -45,7 +52,7 @@ def read_source(specification: str, *, needs_label: bool, **columns: str | None)
     elif kind == "folder":
         rows = tables.read_folder(place, needs_label=needs_label)
     else:
-        rows = _read_set(kind, place)
+        rows = map(tables.checked, _read_set(kind, place))
     for row in rows:
         yield _finished(row, name, needs_label)
 

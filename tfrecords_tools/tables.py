@@ -4,6 +4,7 @@ A reader yields the rows one by one, usable ones and rejected ones with a reason
 image. Ids are never used as paths, and a table cannot point outside the folders the user named.
 """
 
+import collections
 import dataclasses
 import os
 import re
@@ -20,9 +21,16 @@ WHITE_SPACE = "white space in the id"
 BAD_CLEAN = "is_clean is neither 0 nor 1"
 OUTSIDE = "path outside the images folder"
 MISSING = "missing"
+CONTROL = "control character in the id"
+NOT_UNICODE = "text that is not Unicode"
+TOO_LONG = "id, label or path too long"
+NUL_IN_PATH = "NUL in the path"
 
 _LABEL_COLUMN = "label"
 _CLEAN_COLUMN = "is_clean"
+_LONGEST_TEXT = 4096  # characters; as long as paths may be
+_CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CLEAN = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -114,11 +122,12 @@ def read_folder(folder: str, *, needs_label: bool = True) -> Rows:
         if any(part.startswith(".") for part in relative.split("/")):
             continue
         stems = [os.path.splitext(name)[0] for name in names]
+        counts = collections.Counter(stems)
         for name, stem in zip(names, stems, strict=True):
             if name.startswith("."):
                 continue
             path = f"{relative}/{name}" if relative else name
-            unique = name if stems.count(stem) > 1 else stem
+            unique = name if counts[stem] > 1 else stem
             image_id = f"{relative}/{unique}" if relative else unique
             label = path.split("/")[0] if "/" in path else ""
             image_id = re.sub(r"\s+", "_", image_id)
@@ -140,25 +149,43 @@ def _check(
     folders: Iterable[str],
     needs_label: bool,
 ) -> Row | Reject:
-    reason = _reason(image_id, path, clean)
+    reason = _text_problem(image_id, label, path)
+    if not reason and clean and clean.lower() not in _CLEAN:
+        reason = BAD_CLEAN
     if not reason and needs_label and not label:
         reason = NO_LABEL
     if reason:
-        return Reject(image_id, path, reason)
+        return _reject(image_id, path, reason)
     full = locate(images, path)
     if not any(full.startswith(folder.rstrip("/") + "/") for folder in folders):
         return Reject(image_id, path, OUTSIDE)
     return Row(image_id, label, full, _CLEAN.get(clean.lower(), True))
 
 
-def _reason(image_id: str, path: str, clean: str) -> str:
+def checked(row: Row | Reject) -> Row | Reject:
+    """Returns a row of a foreign set, or its rejection for what no id, label or path may hold."""
+    reason = _text_problem(row.id, row.label, row.path) if isinstance(row, Row) else row.reason
+    return _reject(row.id, row.path, reason) if reason else row
+
+
+def _text_problem(image_id: str, label: str, path: str) -> str:
     if not image_id:
         return NO_ID
     # GLDv2's prediction and solution files separate ids by spaces; ids.txt has one per line.
     if len(image_id.split()) != 1:
         return WHITE_SPACE
-    if not path or "\0" in path:
+    if _CONTROL.search(image_id):
+        return CONTROL
+    if not path:
         return NO_PATH
-    if clean and clean.lower() not in _CLEAN:
-        return BAD_CLEAN
-    return ""
+    if "\0" in path:
+        return NUL_IN_PATH
+    if max(map(len, (image_id, label, path))) > _LONGEST_TEXT:
+        return TOO_LONG
+    return NOT_UNICODE if _SURROGATE.search(image_id + label + path) else ""
+
+
+def _reject(image_id: str, path: str, reason: str) -> Reject:
+    """Returns a rejection that can be stored: in UTF-8, and cut where a text is too long."""
+    texts = (text[:_LONGEST_TEXT].encode(errors="replace").decode() for text in (image_id, path))
+    return Reject(*texts, reason)

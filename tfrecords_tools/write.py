@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import sqlite3
 import sys
 import time
 import warnings
@@ -30,7 +31,7 @@ import files
 import jobs
 from input_pipeline import schema
 from progress import format_seconds
-from tfrecords_tools import conversion, plan, split
+from tfrecords_tools import conversion, plan, sources, split
 from tfrecords_tools.conversion import Conversion
 from tfrecords_tools.findings import Findings
 from tfrecords_tools.options import Options
@@ -155,7 +156,19 @@ def _job(
     workers = (os.cpu_count() or 1) if workers is None else workers
     if workers < 1:
         raise ValueError(f"expected workers >= 1. Received: {workers}")
-    return Conversion(os.fspath(output), Options(**options), workers, stream, beam)
+    job = Conversion(os.fspath(output), Options(**options), workers, stream, beam)
+    _check_output(job.output, job.options.sources)
+    return job
+
+
+def _check_output(output: str, specifications: Sequence[str]) -> None:
+    if files.exists(output) and not files.is_folder(output):
+        raise ValueError(f"expected a folder for the shards. Received: {output}, a file")
+    inside = files.absolute(output) + "/"
+    for folder in sources.folders(specifications):
+        # The shards of one run would be images of the next.
+        if inside.startswith(files.absolute(folder).rstrip("/") + "/"):
+            raise ValueError(f"expected an output outside the images' {folder}. Received: {output}")
 
 
 def _summarise_complete(job: Conversion, known: plan.Plan | None) -> Summary | None:
@@ -164,6 +177,7 @@ def _summarise_complete(job: Conversion, known: plan.Plan | None) -> Summary | N
         return None
     try:
         manifest = schema.Manifest.load(job.output)
+        rejects = plan.count_rejects(job.output)
     except (FileNotFoundError, ValueError):  # not written yet, or damaged since
         return None
     shards = [shard for members in manifest.splits.values() for shard in members]
@@ -174,7 +188,7 @@ def _summarise_complete(job: Conversion, known: plan.Plan | None) -> Summary | N
         return None
     if conversion.digest_of_request(job) != known.request:
         raise conversion.another_conversion(job.output)
-    return Summary(manifest, plan.count_rejects(job.output), None, 0, len(shards), 0.0)
+    return Summary(manifest, rejects, None, 0, len(shards), 0.0)
 
 
 def _has_size(path: str, size: int) -> bool:
@@ -252,11 +266,8 @@ def main(argv: list[str] | None = None) -> int:
     except (FileNotFoundError, ValueError) as error:
         print(f"write.py: {error}", file=sys.stderr)
         return 2
-    except (
-        RuntimeError,
-        OSError,
-        ImportError,
-    ) as error:  # a full disk, a folder without permission
+    # A full disk, a folder without permission.
+    except (RuntimeError, OSError, ImportError, sqlite3.Error) as error:
         print(f"write.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
