@@ -26,6 +26,7 @@ CREATE TABLE images (
     shuffle BLOB, choice BLOB,      -- seeded hashes of the id
     reason TEXT,                    -- why the row is left out
     format TEXT, width INTEGER, height INTEGER, change TEXT, bytes INTEGER, fingerprint TEXT,
+    digest TEXT,                    -- of all bytes, where size and fingerprint are not unique
     split TEXT
 );
 CREATE TABLE classes (class TEXT PRIMARY KEY, label INTEGER);
@@ -180,7 +181,7 @@ class Catalogue:
         """Yields what the rows of a split need to become records, in the order of the records."""
         return self._dictionaries(
             "SELECT number, id, path, offset, size, clean, format, width, height, change, bytes, "
-            "coalesce(label, -1) AS label FROM images LEFT JOIN classes USING (class) "
+            "fingerprint, coalesce(label, -1) AS label FROM images LEFT JOIN classes USING (class) "
             "WHERE split = ? ORDER BY shuffle, id",
             name,
         )

@@ -72,21 +72,25 @@ def prepare(conversion: Conversion, known: plan.Plan | None) -> tuple[Catalogue,
 
     Raises ConversionError if the folder belongs to another conversion or no image is usable.
     """
+    request = None if known is None else digest_of_request(conversion)
+    if known is not None and known.request != request:
+        raise another_conversion(conversion.output)
     files.make_folder(conversion.output)
     catalogue = Catalogue(conversion.catalogue_path)
     try:
-        request = _list(conversion, catalogue)
-        if known is not None and known.request != request:
-            raise another_conversion(conversion.output)
+        request = _list(conversion, catalogue, request)
         if catalogue.fact(INSPECTED) is None:
             _inspect(conversion, catalogue)
         if catalogue.fact(PLANNED) is None:
             catalogue.plan(conversion.options.split, conversion.options.validation)
+        planned = plan.Plan(request, _digest_of_plan(catalogue, request))
+        if known is not None and known != planned:
+            raise _other_images(conversion.output)
         found = findings.gather(catalogue, conversion.output)
         plan.save_rejects(conversion.output, catalogue.rejects())
         if not found.splits:
             raise ConversionError(f"expected at least one usable image. Received: {found}")
-        _check_plan(conversion, catalogue, request, known)
+        plan.save_plan(conversion.output, planned)
     except BaseException as error:
         if isinstance(error, ConversionError):
             catalogue.remove()
@@ -104,10 +108,17 @@ def another_conversion(output: str) -> ConversionError:
     )
 
 
-def _list(conversion: Conversion, catalogue: Catalogue) -> str:
+def _other_images(output: str) -> ConversionError:
+    return ConversionError(
+        "expected the images that an earlier run of this command inspected. "
+        f"Received: others; empty {output} or choose another folder"
+    )
+
+
+def _list(conversion: Conversion, catalogue: Catalogue, request: str | None) -> str:
     """Takes all rows in, unless an earlier run did; returns the digest of the request."""
     if catalogue.fact(LISTED) is not None:
-        request = digest_of_request(conversion)
+        request = request or digest_of_request(conversion)
         if catalogue.fact("request") == request:
             return request
     digest = plan.request_digest(conversion.options.as_dict())
@@ -143,20 +154,14 @@ def _inspect(conversion: Conversion, catalogue: Catalogue) -> None:
     catalogue.set_fact(INSPECTED, "yes")
 
 
-def _check_plan(
-    conversion: Conversion, catalogue: Catalogue, request: str, known: plan.Plan | None
-) -> None:
+def _digest_of_plan(catalogue: Catalogue, request: str) -> str:
     digest = plan.Digest(request)
     for row in catalogue.ask(
-        "SELECT id, split, format, width, height, change, bytes FROM images WHERE split NOTNULL"
+        "SELECT id, split, format, width, height, change, bytes, fingerprint FROM images "
+        "WHERE split NOTNULL"
     ):
         digest.add(*row)
-    if known is not None and known.plan != str(digest):
-        raise ConversionError(
-            "expected the images that an earlier run of this command inspected. "
-            f"Received: others; empty {conversion.output} or choose another folder"
-        )
-    plan.save_plan(conversion.output, plan.Plan(request, str(digest)))
+    return str(digest)
 
 
 def shard_tasks(conversion: Conversion, catalogue: Catalogue) -> Iterator[dict[str, Any]]:

@@ -12,21 +12,18 @@ COPIES, OTHER_CLASS, BOTH_SPLITS = "copies", "of another class", "in validation 
 
 _BATCH = 200  # files per task
 
-# Only files of equal size that end alike are read whole; their digest becomes the fingerprint.
+# Only files of equal size that end alike are read whole.
 _CANDIDATES = """
 CREATE TEMP TABLE candidates AS SELECT number, path, offset, size FROM images JOIN (
     SELECT bytes, fingerprint FROM images WHERE reason IS NULL
     GROUP BY bytes, fingerprint HAVING count(*) > 1
-) USING (bytes, fingerprint) WHERE reason IS NULL ORDER BY number
+) USING (bytes, fingerprint) WHERE reason IS NULL AND digest IS NULL ORDER BY number
 """
 _COPIES = """
 SELECT first_value(id) OVER same AS first, first_value(class) OVER same,
     first_value(split) OVER same, id, class, split
-FROM images JOIN (
-    SELECT bytes, fingerprint FROM images WHERE reason IS NULL
-    GROUP BY bytes, fingerprint HAVING count(*) > 1
-) USING (bytes, fingerprint) WHERE reason IS NULL
-WINDOW same AS (PARTITION BY bytes, fingerprint ORDER BY id) ORDER BY first, id
+FROM images WHERE reason IS NULL AND digest NOTNULL
+WINDOW same AS (PARTITION BY digest ORDER BY id) ORDER BY first, id
 """
 
 
@@ -35,13 +32,13 @@ def compare(catalogue: Catalogue, run: Callable[[Iterable[list]], Iterator[list]
 
     Args:
         catalogue: with inspected images.
-        run: takes batches of [number, path, offset, size], yields [[number, digest], …] of each.
+        run: takes batches of [number, path, offset, size], yields [[number, digest], …] of each;
+            the digest of a file that cannot be read any more is None.
     """
     catalogue.change("DROP TABLE IF EXISTS candidates")
     catalogue.change(_CANDIDATES)
     for results in run(catalogue.batches("SELECT * FROM candidates", _BATCH)):
-        swapped = [(digest, number) for number, digest in results]
-        catalogue.change_many("UPDATE images SET fingerprint = ? WHERE number = ?", swapped)
+        catalogue.change_many("UPDATE images SET digest = ?2 WHERE number = ?1", results)
 
 
 def save(catalogue: Catalogue, directory: str) -> dict[str, int]:

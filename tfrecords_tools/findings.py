@@ -11,7 +11,7 @@ _BORDERS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 10**9)
 _BAR = 40  # characters
 
 _CLASS_SIZES = """
-CREATE TEMP VIEW IF NOT EXISTS class_sizes AS
+CREATE TEMP TABLE class_sizes AS
 SELECT class, sum(reason IS NULL) AS size FROM images WHERE class != '' GROUP BY class
 """
 _BETWEEN = "SELECT count(*) FROM class_sizes WHERE size BETWEEN ? AND ?"
@@ -86,6 +86,7 @@ class Findings:
 
 def gather(catalogue: Catalogue, directory: str) -> Findings:
     """Returns the findings of a planned conversion; writes `copies.csv` into `directory`."""
+    catalogue.change("DROP TABLE IF EXISTS temp.class_sizes")
     catalogue.change(_CLASS_SIZES)
     ranges = [(low, after - 1) for low, after in itertools.pairwise(_BORDERS)]
     counts = {limits: catalogue.value(_BETWEEN, *limits) for limits in ranges}

@@ -1,16 +1,18 @@
 """Writes one shard: reads its images where they lie and stores them in the planned order."""
 
+import io
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import files
 from input_pipeline import schema
-from input_pipeline.records import DamagedRecordError, RecordWriter, file_crc32c, read_records
+from input_pipeline.records import RecordWriter, file_crc32c, read_records
 from progress import ordered_map
 from tfrecords_tools import images
+from tfrecords_tools.example_fields import find_values, read_place
 from tfrecords_tools.images import Inspection, RejectedImageError
-from tfrecords_tools.inspection import read_image
+from tfrecords_tools.inspection import fingerprint, read_image
 
 CHANGED = "changed since it was inspected"
 
@@ -40,13 +42,19 @@ def _kept(path: str, rows: list[dict]) -> dict[str, Any] | None:
     if not files.exists(path):
         return None
     try:
-        ids = [schema.read_image_id(record) for record in read_records(path)]
-    except (DamagedRecordError, ValueError):
+        ids = [_image_id(record) for record in read_records(path)]
+    except (ValueError, KeyError, AttributeError):  # damaged, or another file of that name
         return None
     if ids != [row["id"] for row in rows]:
         return None
     size, checksum = files.size_of(path), file_crc32c(path)
     return {"images": len(rows), "bytes": size, "crc32c": checksum, "rejects": [], "kept": True}
+
+
+def _image_id(record: bytes) -> str:
+    file = io.BytesIO(record)
+    (place,) = find_values(file, 0, len(record), (schema.ID,))[schema.ID]
+    return read_place(file, place).decode()
 
 
 def _write(path: str, rows: list[dict], quality: int) -> dict[str, Any]:
@@ -79,7 +87,8 @@ def _read_row(row: dict) -> bytes | RejectedImageError:
         data = read_image(row["path"], row["offset"], row["size"])
     except RejectedImageError as error:
         return error
-    return data if len(data) == row["bytes"] else RejectedImageError(CHANGED)
+    is_same = len(data) == row["bytes"] and fingerprint(data) == row["fingerprint"]
+    return data if is_same else RejectedImageError(CHANGED)
 
 
 def _make_record(row: dict, data: bytes | RejectedImageError, quality: int) -> bytes:
