@@ -57,10 +57,11 @@ class RecordWriter:
         return f"{self._checksum:08x}"
 
     def __exit__(self, kind, error, trace) -> None:
-        self._file.close()
-        if kind is None:
-            files.rename(self.path + files.PARTIAL, self.path)
-        else:
+        try:
+            self._file.close()  # on a full disk it fails as well
+            if kind is None:
+                files.rename(self.path + files.PARTIAL, self.path)
+        finally:
             files.remove(self.path + files.PARTIAL)
 
 

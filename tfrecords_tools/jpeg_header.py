@@ -8,7 +8,7 @@ _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what libjpeg-tu
 _ARITHMETIC = (0xC9, 0xCA)  # libjpeg-turbo decodes these too; hardly any other program does
 _OTHER_FRAMES = (0xC3, *range(0xC5, 0xC8), 0xCB, *range(0xCD, 0xD0))  # lossless, hierarchical
 _ALONE = (0x01, *range(0xD0, 0xD8))  # markers without a length
-_SCAN = 0xDA
+_TABLES = (0xC4, 0xCC, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE)  # and comments
 
 
 class TooShortError(ValueError):
@@ -22,10 +22,11 @@ def size_of(head: bytes) -> tuple[int, int] | None:
     Raises TooShortError if `head`, the file's first bytes, ends before the frame header.
     """
     marker, frame = _find_frame(head)
-    if marker not in _FRAMES or frame[0] != 8 or frame[5] not in (1, 3):
+    if marker not in _FRAMES or frame[2] != 8 or frame[7] not in (1, 3):
         return None
-    height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
-    return (width, height) if width and height else None
+    length, height, width = (_uint16(frame, position) for position in (0, 3, 5))
+    is_whole = length == 8 + 3 * frame[7] and width and height
+    return (width, height) if is_whole else None
 
 
 def is_undecodable(data: bytes) -> bool:
@@ -34,11 +35,11 @@ def is_undecodable(data: bytes) -> bool:
         marker, frame = _find_frame(data)
     except TooShortError:
         return False
-    return marker in _OTHER_FRAMES or (marker is not None and frame[0] != 8)
+    return marker in _OTHER_FRAMES or (marker is not None and frame[2] != 8)
 
 
 def _find_frame(head: bytes) -> tuple[int | None, bytes]:
-    """Returns marker and contents of the frame header; None if there is none."""
+    """Returns marker and first 8 bytes of the frame header; None if there is none."""
     if not head.startswith(START):
         return None, b""
     position = 2
@@ -51,14 +52,15 @@ def _find_frame(head: bytes) -> tuple[int | None, bytes]:
         elif marker in _ALONE:
             position += 2
         elif marker in (*_FRAMES, *_ARITHMETIC, *_OTHER_FRAMES):
-            return marker, head[position + 4 : position + 10]
-        elif marker in (_SCAN, END[1], 0x00):
-            break
-        else:
-            length = int.from_bytes(head[position + 2 : position + 4], "big")
-            if length < 2:
-                break
+            return marker, head[position + 2 : position + 10]
+        elif marker in _TABLES and (length := _uint16(head, position + 2)) >= 2:
             position += 2 + length
+        else:  # a scan without a frame, or what no decoder knows
+            break
     else:
         raise TooShortError
     return None, b""
+
+
+def _uint16(data: bytes, position: int) -> int:
+    return int.from_bytes(data[position : position + 2], "big")

@@ -61,24 +61,24 @@ def request_digest(options: Mapping[str, Any]) -> Digest:
 
 
 def load_plan(directory: str) -> Plan | None:
-    """Reads `plan.json`; None where there is none yet.
+    """Reads `plan.json`; None where there is no shard yet, as after a dry run, and none counts.
 
     Raises ConversionError if it is damaged, or if there are shards or a manifest without it.
     """
-    path = f"{directory}/{PLAN_NAME}"
-    if files.exists(path):
-        try:
-            return Plan(**json.loads(files.read(path)))
-        except (TypeError, ValueError) as error:
-            raise ConversionError(f"{path}: expected two digests. Received: {error}") from error
     folder = directory if files.is_remote(directory) else glob.escape(directory)
-    for pattern in ("*.tfrec", MANIFEST_NAME):
-        if files.find(f"{folder}/{pattern}"):
-            raise ConversionError(
-                f"expected an empty folder or one that this command began. "
-                f"Received: {directory}, with {pattern} and without {PLAN_NAME}"
-            )
-    return None
+    there = [name for name in ("*.tfrec", MANIFEST_NAME) if files.find(f"{folder}/{name}")]
+    if not there:
+        return None
+    path = f"{directory}/{PLAN_NAME}"
+    if not files.exists(path):
+        raise ConversionError(
+            f"expected an empty folder or one that this command began. "
+            f"Received: {directory}, with {there[0]} and without {PLAN_NAME}"
+        )
+    try:
+        return Plan(**json.loads(files.read(path)))
+    except (TypeError, ValueError) as error:
+        raise ConversionError(f"{path}: expected two digests. Received: {error}") from error
 
 
 def save_plan(directory: str, plan: Plan) -> None:

@@ -130,7 +130,10 @@ def preview(
     What it finds out about the images stays in `output`, and `write` goes on from there.
     """
     job = _job(output, workers, stream, beam, options)
-    catalogue, findings = conversion.prepare(job, plan.load_plan(job.output))
+    known = plan.load_plan(job.output)
+    if summary := _summarise_complete(job, known):
+        return str(summary)
+    catalogue, findings = conversion.prepare(job, known)
     with catalogue:
         seconds, size = conversion.try_out(job, catalogue)
     images = sum(findings.splits.values())
