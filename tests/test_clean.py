@@ -111,11 +111,10 @@ def test_exact_copies_agree():
     np.testing.assert_allclose(values, 1, atol=1e-5)
 
 
-def test_blocks_and_tiles_change_nothing(monkeypatch):
+def test_blocks_change_nothing(monkeypatch):
     vectors, labels = clusters()
     whole = measure_agreement(vectors, labels, stream=None)
     monkeypatch.setattr(neighbors, "_BLOCK", 5)
-    monkeypatch.setattr(neighbors, "_TILE", 30)
     pieces = measure_agreement(vectors, labels, stream=None)
     np.testing.assert_allclose(pieces, whole, rtol=1e-5)
 
@@ -125,6 +124,14 @@ def test_scann_finds_the_same():
     exact = measure_agreement(vectors, labels, search="exact", stream=None)
     scann = measure_agreement(vectors, labels, search="scann", stream=None)
     np.testing.assert_allclose(scann, exact, rtol=0.02)
+
+
+def test_vectors_and_labels_that_do_not_fit():
+    vectors, labels = clusters()
+    with pytest.raises(ValueError, match=r"72 vectors and labels of shape \(71,\)"):
+        measure_agreement(vectors, labels[1:])
+    with pytest.raises(ValueError, match="1 vectors"):
+        measure_agreement(vectors[:1], labels[:1])
 
 
 def test_memory_map_is_read(tmp_path):

@@ -16,13 +16,12 @@ from typing import TextIO
 import numpy as np
 
 from progress import Progress
-from retrieval import search as retrieval_search
+from retrieval.search import make_searcher
 
 OWN = 5  # neighbours of the same label that are compared with; see tfrecords_tools/clean.py
 NO_LABEL = -1
 
-_BLOCK = 8192  # queries of the whole set at a time
-_TILE = 1 << 24  # similarities within a class at a time, 64 MiB
+_BLOCK = 8192  # images whose neighbours are searched at a time
 # Added to both distances: exact copies have the distance 0, and float32 leaves 1e-7 of it.
 _EPSILON = 1e-6
 
@@ -58,14 +57,15 @@ def measure_agreement(
     Raises:
         ValueError: if the arguments do not fit each other or a vector is not finite.
     """
-    if labels.shape != (len(vectors),):
+    if labels.shape != (len(vectors),) or len(vectors) < 2:
         raise ValueError(
-            f"expected one label for each of {len(vectors)} vectors. Received: {labels.shape}"
+            "expected at least two vectors and one label for each. "
+            f"Received: {len(vectors)} vectors and labels of shape {labels.shape}"
         )
     if min(neighbors, own) < 1:
         raise ValueError(f"expected neighbors and own of at least 1. Received: {neighbors}, {own}")
     near = _distance_to_all(vectors, neighbors, search, stream)
-    same = _distance_to_own(vectors, labels, own, stream)
+    same = _distance_to_own(vectors, labels, own, search, stream)
     return (near + np.float32(_EPSILON)) / (same + np.float32(_EPSILON))
 
 
@@ -84,50 +84,38 @@ def own_neighbors(
     asked[rows] = True
     for members in _classes(labels):
         inside = np.flatnonzero(asked[members])
-        if not inside.size:
-            continue
-        class_vectors = vectors[members]
-        for chosen, products in _tiles(class_vectors, inside):
-            order = _nearest(products, min(k, len(members) - 1))
-            yield from zip(members[chosen].tolist(), members[order], strict=True)
+        for chosen, others, _ in _search_others(vectors[members], inside, k, "auto"):
+            yield from zip(members[chosen].tolist(), members[others], strict=True)
 
 
 def _distance_to_all(
     vectors: np.ndarray, neighbors: int, search: str, stream: TextIO | None
 ) -> np.ndarray:
     """Returns the mean distance to the nearest other images, (N,) float32."""
-    k = min(neighbors, len(vectors) - 1)
-    if k < 1:
-        return np.full(len(vectors), np.nan, np.float32)
-    searcher = retrieval_search.make_searcher(search, vectors, k + 1)
     distances = np.empty(len(vectors), np.float32)
     progress = Progress("neighbours", len(vectors), stream)
-    for first in range(0, len(vectors), _BLOCK):
-        block = np.asarray(vectors[first : first + _BLOCK])
-        positions, similarities = searcher.search(block, k + 1)  # (B, k + 1)
-        is_self = positions == np.arange(first, first + len(block))[:, None]
-        # An approximate search may miss the image itself: then the farthest is one too many.
-        is_self[~is_self.any(axis=1), -1] = True
-        others = similarities[~is_self].reshape(len(block), k)
-        distances[first : first + len(block)] = _distance(others).mean(axis=1)
-        progress.advance(len(block))
+    rows = np.arange(len(vectors))
+    for chosen, _, similarities in _search_others(vectors, rows, neighbors, search):
+        distances[chosen] = _distance(similarities).mean(axis=1)
+        progress.advance(len(chosen))
     progress.close()
     return distances
 
 
 def _distance_to_own(
-    vectors: np.ndarray, labels: np.ndarray, own: int, stream: TextIO | None
+    vectors: np.ndarray, labels: np.ndarray, own: int, search: str, stream: TextIO | None
 ) -> np.ndarray:
     """Returns the mean distance to the nearest images of the same label; NaN without any."""
     distances = np.full(len(vectors), np.nan, np.float32)
     progress = Progress("classes", int((labels != NO_LABEL).sum()), stream)
+    # An index of a small class by ScaNN would cost more than it saves.
+    search = "exact" if search == "exact" else "auto"
     for members in _classes(labels):
-        k = min(own, len(members) - 1)
-        if k:
-            for chosen, products in _tiles(vectors[members], np.arange(len(members))):
-                best = np.partition(products, -k, axis=1)[:, -k:]
-                distances[members[chosen]] = _distance(best).mean(axis=1)
-        progress.advance(len(members))
+        rows = np.arange(len(members))
+        for chosen, _, similarities in _search_others(vectors[members], rows, own, search):
+            if similarities.size:
+                distances[members[chosen]] = _distance(similarities).mean(axis=1)
+            progress.advance(len(chosen))
     progress.close()
     return distances
 
@@ -140,23 +128,24 @@ def _classes(labels: np.ndarray) -> Iterator[np.ndarray]:
         yield from np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
 
 
-def _tiles(vectors: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (some of `rows`, their similarities to all vectors (R, N), -inf to themselves)."""
-    step = max(1, _TILE // len(vectors))
-    for first in range(0, len(rows), step):
-        chosen = rows[first : first + step]
-        products = vectors[chosen] @ vectors.T
-        products[np.arange(len(chosen)), chosen] = -np.inf
-        yield chosen, products
+def _search_others(
+    vectors: np.ndarray, rows: np.ndarray, k: int, search: str
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Finds for each of `rows` (R) its nearest among the other vectors, nearest first.
 
-
-def _nearest(products: np.ndarray, k: int) -> np.ndarray:
-    """Returns the positions of the k largest of each row (R, N), the largest first: (R, k)."""
-    if k < 1:
-        return np.empty((len(products), 0), np.int64)
-    best = np.argpartition(products, -k, axis=1)[:, -k:]
-    order = np.argsort(-np.take_along_axis(products, best, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(best, order, axis=1)
+    Yields some of the rows (B), the others' positions (B, k) and similarities (B, k); k is smaller
+    where there are fewer.
+    """
+    k = min(k, len(vectors) - 1)
+    searcher = make_searcher(search, vectors, k + 1)
+    for first in range(0, len(rows), _BLOCK):
+        chosen = rows[first : first + _BLOCK]
+        positions, similarities = searcher.search(vectors[chosen], k + 1)
+        is_self = positions == chosen[:, None]
+        # An image with many copies, or an approximate search, may leave the image itself out.
+        is_self[~is_self.any(axis=1), -1] = True
+        shape = (len(chosen), k)
+        yield chosen, positions[~is_self].reshape(shape), similarities[~is_self].reshape(shape)
 
 
 def _distance(similarities: np.ndarray) -> np.ndarray:
