@@ -35,6 +35,7 @@ FEATURES: Mapping[str, type] = {
 }
 IMAGE_FORMATS = ("jpeg", "png")
 MAX_PIXELS = 89_478_485  # width × height; Pillow's own threshold of a suspicious image
+MAX_BYTES = 6 * MAX_PIXELS  # of a file, 512 MiB: that many pixels of three times 16 bits
 NO_LABEL = -1
 
 TRAIN_CLEAN = "train_clean"

@@ -4,7 +4,7 @@ import hashlib
 from typing import Any
 
 import files
-from input_pipeline.schema import MAX_PIXELS
+from input_pipeline.schema import MAX_BYTES
 from tfrecords_tools import images, jpeg_header
 from tfrecords_tools.images import Inspection, RejectedImageError
 from tfrecords_tools.tables import MISSING
@@ -15,7 +15,6 @@ TOO_MANY_BYTES = "too many bytes"
 
 _HEADS = (4096, 2**17, 2**21)  # bytes; with a colour profile and a thumbnail headers are long
 _TAIL = 4096  # bytes, compared to find copies
-_MAX_BYTES = 6 * MAX_PIXELS  # 512 MiB: the largest image, not packed, with 16 bits per colour
 
 
 def inspect_places(task: dict[str, Any]) -> list[list]:
@@ -84,7 +83,7 @@ def _look(
 ) -> tuple[Inspection, str]:
     if size is None:
         size = _size_of(path)
-    if size > _MAX_BYTES:
+    if size > MAX_BYTES:
         raise RejectedImageError(TOO_MANY_BYTES)
     tail = read_image(path, offset + max(size - _TAIL, 0), min(size, _TAIL))
     pixels = None
