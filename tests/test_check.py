@@ -1,20 +1,24 @@
 """Every kind of damage to a data directory is found and named."""
 
 import dataclasses
-import hashlib
+import subprocess
+import sys
 
+import google_crc32c
 import pytest
 import tensorflow as tf
+from conftest import ROOT
 from image_files import encode, jpeg, picture, write_photos, write_table
 
 from input_pipeline import schema
+from tfrecords_tools import check as check_module
 from tfrecords_tools.check import check, main
 from tfrecords_tools.write import write
 
-CLEAN = "train_clean-00000-of-00002-6.tfrec"
-CLEAN_2 = "train_clean-00001-of-00002-6.tfrec"
-VALIDATION = "validation-00000-of-00001-3.tfrec"
-INDEX = "index-00000-of-00001-1.tfrec"
+CLEAN = "train_clean-00000-of-00002.tfrec"
+CLEAN_2 = "train_clean-00001-of-00002.tfrec"
+VALIDATION = "validation-00000-of-00001.tfrec"
+INDEX = "index-00000-of-00001.tfrec"
 
 
 @pytest.fixture
@@ -22,7 +26,7 @@ def data(tmp_path):
     """3 classes: 12 clean images in 2 shards, 4 noisy ones, 3 for validation."""
     rows = [(*row, int(number < 15)) for number, row in enumerate(write_photos(tmp_path, 19))]
     table = write_table(tmp_path / "t.csv", rows, ("id", "label", "path", "is_clean"))
-    write(str(tmp_path / "data"), table=table, images_per_shard=6, stream=None)
+    write(str(tmp_path / "data"), sources=[f"table:{table}"], images_per_shard=6, stream=None)
     return tmp_path / "data"
 
 
@@ -41,10 +45,11 @@ def write_records(directory, name, records):
         for record in records:
             writer.write(record)
     manifest = schema.Manifest.load(str(directory))
-    size, digest = path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
+    data = path.read_bytes()
+    size, digest = len(data), f"{google_crc32c.value(data):08x}"
     splits = {
         split: tuple(
-            dataclasses.replace(shard, bytes=size, sha256=digest) if shard.name == name else shard
+            dataclasses.replace(shard, bytes=size, crc32c=digest) if shard.name == name else shard
             for shard in shards
         )
         for split, shards in manifest.splits.items()
@@ -91,7 +96,7 @@ def test_a_changed_byte(data):
     content[len(content) // 2] ^= 1
     (data / CLEAN).write_bytes(content)
     found = problems(data)
-    assert found[0].startswith(f"{CLEAN}: expected sha256 ")
+    assert found[0].startswith(f"{CLEAN}: expected CRC-32C ")
     assert found[1] == f"{CLEAN}: a record is cut off or fails its checksum"
 
 
@@ -150,7 +155,7 @@ def test_a_label_of_another_class(data):
     [
         (CLEAN, 0, "(1,)"),
         (VALIDATION, 0, "(1,)"),
-        ("train_noisy-00000-of-00001-4.tfrec", 1, "(0,)"),
+        ("train_noisy-00000-of-00001.tfrec", 1, "(0,)"),
     ],
 )
 def test_is_clean_belongs_to_the_split(data, name, value, expected):
@@ -188,7 +193,7 @@ def test_a_missing_feature(data, key):
     example = tf.train.Example.FromString(first)
     del example.features.feature[key]
     write_records(data, VALIDATION, [example.SerializeToString(), *others])
-    kind = "text" if schema.FEATURES[key].dtype == tf.string else "integer"
+    kind = "text" if schema.FEATURES[key] is bytes else "integer"
     assert problems(data) == [
         f"{VALIDATION}, record 0: {key}: expected one {kind}. Received: 0",
     ]
@@ -213,10 +218,10 @@ def test_a_record_that_is_no_example(data):
 
 
 def test_files_that_do_not_belong(data):
-    (data / "train_clean-00000-of-00001-12.tfrec").write_bytes(b"")
+    (data / "train_clean-00000-of-00001.tfrec").write_bytes(b"")
     (data / (CLEAN + ".partial")).write_bytes(b"")
     assert problems(data) == [
-        "train_clean-00000-of-00001-12.tfrec: not in the manifest",
+        "train_clean-00000-of-00001.tfrec: not in the manifest",
         f"{CLEAN}.partial: not in the manifest",
     ]
 
@@ -224,7 +229,7 @@ def test_files_that_do_not_belong(data):
 def test_labels_of_an_index_may_be_absent(tmp_path):
     rows = [(image_id, path) for image_id, _, path in write_photos(tmp_path, 1)]
     table = write_table(tmp_path / "t.csv", rows, ("id", "path"))
-    write(str(tmp_path / "data"), table=table, split="index", stream=None)
+    write(str(tmp_path / "data"), sources=[f"table:{table}"], split="index", stream=None)
     assert problems(tmp_path / "data") == []
     where = change_first(tmp_path / "data", INDEX, class_label=0)
     expected = f"{where}expected a label from -1 to -1. Received: 0"
@@ -246,3 +251,43 @@ def test_no_manifest_and_a_broken_one(data, capsys):
     (data / "manifest.json").write_text("{")
     assert main([str(data)]) == 1
     assert "manifest.json: " in capsys.readouterr().err
+
+
+def test_processes_find_the_same_in_the_same_order(data, monkeypatch):
+    write_records(data, CLEAN, read_records(data / CLEAN_2))
+    change_first(data, VALIDATION, class_label=7)
+    alone = problems(data, workers=1)
+    monkeypatch.setattr(check_module, "_IMAGES_PER_WORKER", 5)
+    assert problems(data, workers=3) == alone
+    assert len(alone) == 7
+
+
+def test_problems_without_end_are_counted(data, monkeypatch, capsys):
+    records = [record for name in (CLEAN, CLEAN_2) for record in read_records(data / name)]
+    write_records(data, VALIDATION, [b"\xff\xff\xff"] * 20 + records)
+    monkeypatch.setattr(check_module, "_KEPT_PROBLEMS", 25)
+    report = check(str(data), stream=None)
+    # 20 that are no examples, one wrong number, 12 repeated ids.
+    assert (len(report.problems), report.more) == (25, 8)
+    assert report.problems[20] == f"{VALIDATION}: expected 3 records. Received: 32"
+    assert report.problems[24].startswith(f"{VALIDATION}, record 23, id id")
+    write_records(data, VALIDATION, [b"\xff\xff\xff"] * 90)
+    assert main([str(data)]) == 1
+    assert capsys.readouterr().out.endswith("and 41 more\n91 problems\n")
+
+
+def test_ids_that_repeat_within_a_shard(data):
+    first, *others = read_records(data / VALIDATION)
+    write_records(data, VALIDATION, [first, first, others[0]])
+    found = problems(data)
+    image_id = tf.train.Example.FromString(first).features.feature["image/id"].bytes_list.value[0]
+    where = f"{VALIDATION}, record 1, id {image_id.decode()}: "
+    assert found == [f"{where}the id was in an earlier record"]
+
+
+def test_tensorflow_is_loaded_to_decode_only(data):
+    program = (
+        "import sys; from tfrecords_tools import check; "
+        "assert check.main(sys.argv[1:]) == 0; assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, str(data)], cwd=ROOT, check=True)

@@ -6,7 +6,9 @@ python tfrecords_tools/check.py data/train [--decode]
 import argparse
 import collections
 import dataclasses
-import functools
+import glob
+import hashlib
+import io
 import os
 import pathlib
 import sys
@@ -17,16 +19,20 @@ if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # damaged images are reported below
 
-import tensorflow as tf
-from google.protobuf.message import DecodeError
+import numpy as np
 
+import files
+import jobs
 from input_pipeline import schema
-from progress import Progress, ordered_map
-from tfrecords_tools.shards import read_records, sha256_of
+from input_pipeline.records import DamagedRecordError, file_crc32c, read_records
+from progress import Progress
+from tfrecords_tools.example_fields import BadExampleError, Place, find_values
 from tfrecords_tools.split import TRAIN_SPLITS
 
 _MAGIC = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
 _SHOWN_PROBLEMS = 50
+_KEPT_PROBLEMS = 1000  # as sentences, of a set and of each shard; others are counted
+_IMAGES_PER_WORKER = 2000  # below that many a further process costs more than it saves
 
 _EXIT_CODES = """exit codes:
   0  the shards are as the manifest says
@@ -40,17 +46,30 @@ class Report:
 
     Attributes:
         manifest: the manifest, as it was read.
-        problems: one sentence for each contradiction; empty if all is well.
+        problems: one sentence for each of the first 1,000 contradictions; empty if all is well.
+        more: further contradictions.
         images: records read per split.
         labels: records read per split and total label.
     """
 
     manifest: schema.Manifest
     problems: list[str] = dataclasses.field(default_factory=list)
+    more: int = 0
     images: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     labels: dict[str, collections.Counter] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(collections.Counter)
     )
+
+    @property
+    def room(self) -> int:
+        """How many more problems are kept as sentences."""
+        return _KEPT_PROBLEMS - len(self.problems)
+
+    def add(self, *problems: str, more: int = 0) -> None:
+        """Takes in problems, and `more` that have no sentence."""
+        kept = problems[: self.room]
+        self.problems.extend(kept)
+        self.more += len(problems) - len(kept) + more
 
     def __str__(self) -> str:
         lines = [f"{'split':<14}{'shards':>8}{'images':>12}{'MB':>10}{'classes':>9}"]
@@ -61,10 +80,10 @@ class Report:
                 f"{split:<14}{len(shards):>8}{self.images[split]:>12}{megabytes:>10.1f}{classes:>9}"
             )
         lines.extend(f"wrong: {problem}" for problem in self.problems[:_SHOWN_PROBLEMS])
-        hidden = len(self.problems) - _SHOWN_PROBLEMS
-        if hidden > 0:
-            lines.append(f"and {hidden} more")
-        lines.append(f"{len(self.problems)} problems" if self.problems else "all is well")
+        count = len(self.problems) + self.more
+        if count > _SHOWN_PROBLEMS:
+            lines.append(f"and {count - _SHOWN_PROBLEMS} more")
+        lines.append(f"{count} problems" if count else "all is well")
         return "\n".join(lines)
 
 
@@ -80,27 +99,76 @@ def check(
     Args:
         directory: what `tfrecords_tools.write` wrote.
         decode: whether TensorFlow decodes every image too.
-        workers: number of threads. Default: one per CPU core.
+        workers: number of processes. Default: one per CPU core.
         stream: where progress goes; None shows nothing.
 
+    Memory is 40 bytes per image, in which the ids are compared as hashes of 64 bits: of 4 million
+    ids two different ones are taken for the same once in two million checks.
     Raises FileNotFoundError without a manifest, ValueError if it is not one.
     """
     manifest = schema.Manifest.load(os.fspath(directory))
     report = Report(manifest)
-    progress = Progress("check", manifest.images(*manifest.splits), stream)
-    seen: set[bytes] = set()
-    for split, shards in manifest.splits.items():
-        examine = functools.partial(
-            _examine, classes=manifest.num_classes, split=split, decode=decode
-        )
-        for shard in shards:
-            records = _read(os.path.join(manifest.directory, shard.name), shard, report)
-            findings = ordered_map(examine, records, workers=workers or os.cpu_count() or 1)
-            _add_shard(findings, split, shard, report, seen, progress)
+    total = manifest.images(*manifest.splits)
+    workers = max(1, min(workers or os.cpu_count() or 1, total // _IMAGES_PER_WORKER))
+    progress = Progress("check", total, stream)
+    shards = [(split, shard) for split, members in manifest.splits.items() for shard in members]
+    hashes = []
+    tasks = (_task(manifest, split, shard, decode) for split, shard in shards)
+    results = jobs.run(_check_shard, tasks, workers=workers)
+    for (split, _), result in zip(shards, results, strict=True):
+        report.add(*result["problems"], more=result["more"])
+        report.images[split] += len(result["hashes"])
+        report.labels[split].update(dict(result["labels"]))
+        hashes.append(np.array(result["hashes"], dtype=np.uint64))
+        progress.advance(len(result["hashes"]))
     progress.close()
+    _look_for_repeated_ids(report, [shard.name for _, shard in shards], hashes)
     _compare_counts(report)
     _look_for_other_files(report)
     return report
+
+
+def _task(manifest: schema.Manifest, split: str, shard: schema.Shard, decode: bool) -> dict:
+    return {
+        "directory": manifest.directory,
+        "shard": dataclasses.asdict(shard),
+        "split": split,
+        "classes": manifest.num_classes,
+        "decode": decode,
+    }
+
+
+def _check_shard(task: dict[str, Any]) -> dict[str, Any]:
+    """Reads one shard as far as it is whole; a task of `jobs.run`.
+
+    Returns "problems", sentences, and "more", the number of others; "labels", a list of
+    [label, records]; "hashes", an integer for each record, the same for the same id.
+    """
+    shard = schema.Shard(**task["shard"])
+    path = os.path.join(task["directory"], shard.name)
+    problems: list[str] = []
+    labels: collections.Counter = collections.Counter()
+    hashes: list[int] = []
+    more = 0
+    for number, record in enumerate(_read(path, shard, problems)):
+        finding = _examine(record, task["classes"], task["split"], task["decode"])
+        where = f"{shard.name}, record {number}{_named(finding.image_id)}"
+        more += max(0, len(problems) + len(finding.problems) - _KEPT_PROBLEMS)
+        problems += [f"{where}: {problem}" for problem in finding.problems]
+        del problems[_KEPT_PROBLEMS:]
+        labels[finding.label] += 1
+        hashes.append(_hash(finding.image_id or where.encode()))  # no two without id are the same
+    if len(hashes) != shard.images:
+        problems.append(f"{shard.name}: expected {shard.images} records. Received: {len(hashes)}")
+    return {"problems": problems, "more": more, "labels": [*labels.items()], "hashes": hashes}
+
+
+def _hash(text: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def _named(image_id: bytes) -> str:
+    return f", id {image_id.decode(errors='replace')}" if image_id else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,26 +180,26 @@ class _Finding:
     problems: tuple[str, ...] = ()
 
 
-def _read(path: str, shard: schema.Shard, report: Report) -> Iterator[bytes]:
+def _read(path: str, shard: schema.Shard, problems: list[str]) -> Iterator[bytes]:
     """Yields the records of a shard as far as they are whole."""
-    if not tf.io.gfile.exists(path):
-        report.problems.append(f"{shard.name}: the file is missing")
+    if not files.exists(path):
+        problems.append(f"{shard.name}: the file is missing")
         return
-    size = tf.io.gfile.stat(path).length
+    size = files.size_of(path)
     if size != shard.bytes:
-        report.problems.append(f"{shard.name}: expected {shard.bytes} bytes. Received: {size}")
-    elif (digest := sha256_of(path)) != shard.sha256:
-        report.problems.append(f"{shard.name}: expected sha256 {shard.sha256}. Received: {digest}")
+        problems.append(f"{shard.name}: expected {shard.bytes} bytes. Received: {size}")
+    elif (checksum := file_crc32c(path)) != shard.crc32c:
+        problems.append(f"{shard.name}: expected CRC-32C {shard.crc32c}. Received: {checksum}")
     try:
         yield from read_records(path)
-    except tf.errors.DataLossError:
-        report.problems.append(f"{shard.name}: a record is cut off or fails its checksum")
+    except DamagedRecordError:
+        problems.append(f"{shard.name}: a record is cut off or fails its checksum")
 
 
-def _examine(record: bytes, *, classes: int, split: str, decode: bool) -> _Finding:
+def _examine(record: bytes, classes: int, split: str, decode: bool) -> _Finding:
     try:
-        values = _values(tf.train.Example.FromString(record))
-    except DecodeError:
+        values = _values(record)
+    except BadExampleError:
         return _Finding(problems=("not a tf.train.Example",))
     except ValueError as error:
         return _Finding(problems=(str(error),))
@@ -141,17 +209,18 @@ def _examine(record: bytes, *, classes: int, split: str, decode: bool) -> _Findi
     return _Finding(values[schema.ID], values[schema.LABEL], tuple(problems))
 
 
-def _values(example: tf.train.Example) -> dict[str, Any]:
+def _values(record: bytes) -> dict[str, Any]:
     """Returns the features; ValueError unless each has exactly one value of its type."""
+    found = find_values(io.BytesIO(record), 0, len(record), schema.FEATURES.keys())
     values: dict[str, Any] = {}
-    for key, specification in schema.FEATURES.items():
-        feature = example.features.feature.get(key, tf.train.Feature())
-        is_text = specification.dtype == tf.string
-        entries = feature.bytes_list.value if is_text else feature.int64_list.value
+    for key, kind in schema.FEATURES.items():
+        is_text = kind is bytes
+        entries = [value for value in found.get(key, []) if isinstance(value, Place) == is_text]
         if len(entries) != 1:
-            kind = "text" if is_text else "integer"
-            raise ValueError(f"{key}: expected one {kind}. Received: {len(entries)}")
-        values[key] = entries[0]
+            name = "text" if is_text else "integer"
+            raise ValueError(f"{key}: expected one {name}. Received: {len(entries)}")
+        (value,) = entries
+        values[key] = record[value.offset : value.offset + value.size] if is_text else value
     return values
 
 
@@ -176,6 +245,8 @@ def _image_problems(values: dict[str, Any], decode: bool) -> Iterator[str]:
         yield f"expected a height and a width of at least 1. Received: {expected_size}"
     if not decode:
         return
+    import tensorflow as tf
+
     try:
         image = tf.io.decode_image(values[schema.ENCODED], channels=3, expand_animations=False)
     except tf.errors.InvalidArgumentError:
@@ -186,30 +257,23 @@ def _image_problems(values: dict[str, Any], decode: bool) -> Iterator[str]:
         yield f"expected an image of (height, width) {expected_size}. Received: {size}"
 
 
-def _add_shard(
-    findings: Iterator[_Finding],
-    split: str,
-    shard: schema.Shard,
-    report: Report,
-    seen: set[bytes],
-    progress: Progress,
-) -> None:
-    """Adds what the records of one shard say to the report and their ids to `seen`."""
-    images = 0
-    for images, finding in enumerate(findings, start=1):
-        where = f"{shard.name}, record {images - 1}"
-        if finding.image_id:
-            where += f", id {finding.image_id.decode(errors='replace')}"
-        report.problems.extend(f"{where}: {problem}" for problem in finding.problems)
-        report.labels[split][finding.label] += 1
-        if finding.image_id in seen:
-            report.problems.append(f"{where}: the id was in an earlier record")
-        if finding.image_id:
-            seen.add(finding.image_id)
-        progress.advance()
-    report.images[split] += images
-    if images != shard.images:
-        report.problems.append(f"{shard.name}: expected {shard.images} records. Received: {images}")
+def _look_for_repeated_ids(report: Report, names: list[str], hashes: list[np.ndarray]) -> None:
+    """Reports every record whose id an earlier one has; `hashes` of the records of each shard."""
+    merged = np.concatenate([*hashes, np.empty(0, np.uint64)])  # (records,)
+    starts = np.cumsum([0, *map(len, hashes)])  # (shards + 1,)
+    order = np.argsort(merged, kind="stable")
+    repeated = np.sort(order[1:][merged[order[1:]] == merged[order[:-1]]])
+    shown, others = np.split(repeated, [report.room])
+    report.add(more=len(others))
+    for shard in np.unique(np.searchsorted(starts, shown, side="right") - 1):
+        numbers = shown[(starts[shard] <= shown) & (shown < starts[shard + 1])] - starts[shard]
+        path = os.path.join(report.manifest.directory, names[shard])
+        for number, record in enumerate(read_records(path)):
+            if number in numbers:
+                where = f"{names[shard]}, record {number}{_named(_values(record)[schema.ID])}"
+                report.add(f"{where}: the id was in an earlier record")
+            if number == numbers[-1]:
+                break
 
 
 def _compare_counts(report: Report) -> None:
@@ -222,7 +286,7 @@ def _compare_counts(report: Report) -> None:
         for label, expected in enumerate(counts):
             received = report.labels[split][label]
             if received != expected:
-                report.problems.append(
+                report.add(
                     f"{split}: expected {expected} images of label {label} "
                     f"(class {manifest.class_ids[label]}). Received: {received}"
                 )
@@ -232,10 +296,12 @@ def _look_for_other_files(report: Report) -> None:
     """Reports shards that the manifest does not know and what a stopped run left."""
     manifest = report.manifest
     known = {shard.name for shards in manifest.splits.values() for shard in shards}
+    is_remote = files.is_remote(manifest.directory)
+    folder = manifest.directory if is_remote else glob.escape(manifest.directory)
     for pattern in ("*.tfrec", "*.partial"):
-        for path in sorted(tf.io.gfile.glob(os.path.join(manifest.directory, pattern))):
+        for path in files.find(f"{folder}/{pattern}"):
             if os.path.basename(path) not in known:
-                report.problems.append(f"{os.path.basename(path)}: not in the manifest")
+                report.add(f"{os.path.basename(path)}: not in the manifest")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -247,14 +313,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("directory", metavar="DIR", help="what write.py wrote")
     parser.add_argument("--decode", action="store_true", help="decode every image too")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one per core)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one per core)"
+    )
     arguments = parser.parse_args(argv)
     try:
         report = check(arguments.directory, decode=arguments.decode, workers=arguments.workers)
     except FileNotFoundError as error:
         print(f"check.py: {error}", file=sys.stderr)
         return 2
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"check.py: {error}", file=sys.stderr)
         return 1
     print(report)
