@@ -80,12 +80,6 @@ def encode_example(
     return b"".join(_field(1, entries))
 
 
-def read_image_id(example: bytes) -> str:
-    """Returns the id in an example that `encode_example` made, ValueError for other bytes."""
-    start = example.rindex(b"".join(_field(1, [ID.encode()])))  # of the last entry but the width
-    return example[start + len(ID) + 2 : example.rindex(b"".join(_field(1, [WIDTH.encode()])))]
-
-
 def _map_entry(key: str, value: bytes | int) -> list[bytes]:
     """Returns the parts of one entry of tf.train.Features, as its protocol buffer writes it."""
     if isinstance(value, bytes):
@@ -219,12 +213,12 @@ class Manifest:
                 f"expected a data directory with {MANIFEST_NAME}, as tfrecords_tools/write.py "
                 f"writes it. Received: {directory}"
             )
-        text = files.read(path).decode()
+        data = files.read(path)
         try:
-            return _from_json(directory, json.loads(text))
+            return _from_json(directory, json.loads(data))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: a field is missing or of the wrong type: {error}") from error
-        except ValueError as error:  # json.JSONDecodeError among them
+        except (ValueError, RecursionError) as error:  # json.JSONDecodeError among them
             raise ValueError(f"{path}: {error}") from error
 
     def save(self, directory: str | None = None) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from input_pipeline import schema
+from input_pipeline import ops, schema
 
-DIGEST = "ab" * 32
+CHECKSUM = "00c0ffee"
 
 
 def make_manifest(directory, **changes):
@@ -17,18 +17,18 @@ def make_manifest(directory, **changes):
         "directory": str(directory),
         "splits": {
             "train_clean": (
-                schema.Shard("train_clean-00000-of-00002-3.tfrec", 3, 300, DIGEST),
-                schema.Shard("train_clean-00001-of-00002-2.tfrec", 2, 200, DIGEST),
+                schema.Shard("train_clean-00000-of-00002.tfrec", 3, 300, CHECKSUM),
+                schema.Shard("train_clean-00001-of-00002.tfrec", 2, 200, CHECKSUM),
             ),
-            "train_noisy": (schema.Shard("train_noisy-00000-of-00001-4.tfrec", 4, 400, DIGEST),),
-            "validation": (schema.Shard("validation-00000-of-00001-1.tfrec", 1, 100, DIGEST),),
+            "train_noisy": (schema.Shard("train_noisy-00000-of-00001.tfrec", 4, 400, CHECKSUM),),
+            "validation": (schema.Shard("validation-00000-of-00001.tfrec", 1, 100, CHECKSUM),),
         },
         "class_ids": ("2", "10", "33", "40"),
         "clean_counts": (0, 4, 0, 1),
         "noisy_counts": (2, 1, 1, 0),
         "options": {"seed": 0},
         "rejected": 7,
-        "plan": DIGEST,
+        "plan": CHECKSUM,
     }
     return schema.Manifest(**{**fields, **changes})
 
@@ -43,7 +43,7 @@ def test_example_is_parsed_by_the_specification():
         image_id="zoë",
         is_clean=True,
     )
-    parsed = tf.io.parse_single_example(record, dict(schema.FEATURES))
+    parsed = tf.io.parse_single_example(record, dict(ops.FEATURES))
     values = {key: value.numpy() for key, value in parsed.items()}
     assert values == {
         "image/encoded": b"\xff\xd8bytes",
@@ -56,6 +56,11 @@ def test_example_is_parsed_by_the_specification():
     }
 
 
+def test_the_specification_has_the_types_of_the_features():
+    types = {tf.string: bytes, tf.int64: int}
+    assert {key: types[entry.dtype] for key, entry in ops.FEATURES.items()} == schema.FEATURES
+
+
 def test_an_unknown_image_format_is_refused():
     fields = {"height": 1, "width": 1, "label": 0, "image_id": "a", "is_clean": True}
     with pytest.raises(ValueError, match=r"Received: 'gif'"):
@@ -63,9 +68,9 @@ def test_an_unknown_image_format_is_refused():
 
 
 def test_shard_name():
-    assert schema.shard_name("train_clean", 7, 12, 950) == "train_clean-00007-of-00012-950.tfrec"
+    assert schema.shard_name("train_clean", 7, 12) == "train_clean-00007-of-00012.tfrec"
     with pytest.raises(ValueError, match=r"Received: '\.\./x'"):
-        schema.shard_name("../x", 0, 1, 1)
+        schema.shard_name("../x", 0, 1)
 
 
 def test_manifest_comes_back_as_it_was_saved(tmp_path):
@@ -88,9 +93,9 @@ def test_images_and_shard_paths(tmp_path):
     assert manifest.images("train_clean") == 5
     assert manifest.images("train_clean", "train_noisy", "index") == 9
     assert manifest.shard_paths("validation", "train_clean") == [
-        f"{tmp_path}/validation-00000-of-00001-1.tfrec",
-        f"{tmp_path}/train_clean-00000-of-00002-3.tfrec",
-        f"{tmp_path}/train_clean-00001-of-00002-2.tfrec",
+        f"{tmp_path}/validation-00000-of-00001.tfrec",
+        f"{tmp_path}/train_clean-00000-of-00002.tfrec",
+        f"{tmp_path}/train_clean-00001-of-00002.tfrec",
     ]
     with pytest.raises(KeyError, match="Received: 'index'"):
         manifest.shard_paths("index")
@@ -103,10 +108,10 @@ def test_images_and_shard_paths(tmp_path):
         ({"clean_counts": (0, 4, 1, 1)}, "add up to the 5 images of train_clean. Received: 6"),
         ({"noisy_counts": (5, -1, 0, 0)}, "none negative"),
         ({"class_ids": ("2", "2", "33", "40")}, "different class_ids"),
-        ({"splits": {"index": (schema.Shard("../a.tfrec", 1, 1, DIGEST),)}}, "Received: '../a"),
+        ({"splits": {"index": (schema.Shard("../a.tfrec", 1, 1, CHECKSUM),)}}, "Received: '../a"),
         (
-            {"splits": {"index": (schema.Shard("index-00000-of-00001-1.tfrec", 1, 1, "x"),)}},
-            "expected a sha256",
+            {"splits": {"index": (schema.Shard("index-00000-of-00001.tfrec", 1, 1, "x"),)}},
+            "expected a CRC-32C",
         ),
     ],
 )
@@ -117,6 +122,14 @@ def test_contradictions_are_errors(tmp_path, changes, message):
 
 def test_a_directory_without_manifest(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"tfrecords_tools/write\.py"):
+        schema.Manifest.load(str(tmp_path))
+
+
+def test_a_manifest_of_another_version(tmp_path):
+    make_manifest(tmp_path).save()
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
+    with pytest.raises(ValueError, match=r"version 2. Received: \('waymark-tfrecords', 1\)"):
         schema.Manifest.load(str(tmp_path))
 
 
@@ -131,8 +144,18 @@ def test_a_missing_field_is_named(tmp_path, field):
         schema.Manifest.load(str(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": "other", "version": 1}', "{"])
-def test_another_file_is_no_manifest(tmp_path, text):
-    (tmp_path / "manifest.json").write_text(text)
+OTHER_FILES = [b"", b"[]", b"{", b"\xff\xfe\xfd", b"[" * 100000, b'{"format": "other", "version": 2}']
+    b"",
+    b"[]",
+    b'{"format": "other", "version": 2}',
+    b"{",
+    b"\xff\xfe\xfd",
+    b"[" * 100000,
+]
+
+
+@pytest.mark.parametrize("data", OTHER_FILES)
+def test_another_file_is_no_manifest(tmp_path, data):
+    (tmp_path / "manifest.json").write_bytes(data)
     with pytest.raises(ValueError, match=r"manifest\.json: "):
         schema.Manifest.load(str(tmp_path))
