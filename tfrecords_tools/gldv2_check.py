@@ -49,7 +49,7 @@ def compare(
     archives = gldv2.find_tars(directory, part) if archives is None else archives
     expected = gldv2.read_ids(directory, part)
     places = tars.Places.load(archives, stream=stream)
-    missing = np.setdiff1d(expected, places.ids, assume_unique=True)
+    missing = expected[tars.find_sorted(places.ids, expected) < 0]
     return Differences(
         tuple(f"{image:016x}" for image in missing.tolist()),
         tuple(_unexpected(archives, places, expected)),

@@ -11,7 +11,7 @@ import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, TextIO
 
 import numpy as np
@@ -125,15 +125,26 @@ class Places:
         size: (N,) uint32, its bytes.
     """
 
-    def __init__(self, tars: Sequence[str], indexes: Sequence[TarIndex]):
+    def __init__(self, tars: Sequence[str], members: Iterable[np.ndarray]):
+        """Takes `TarIndex.members` of each tar; column by column, to hold little at a time."""
         self.tars = tuple(tars)
-        parts = [index.members for index in indexes] or [np.empty(0, MEMBER)]
-        ids = np.concatenate([part["id"] for part in parts])
-        self.ids, order = np.unique(ids, return_index=True)
-        tar = np.repeat(np.arange(len(parts), dtype=np.uint16), [len(part) for part in parts])
+        columns = {name: bytearray() for name in MEMBER.names}
+        counts = []
+        for part in members:
+            counts.append(len(part))
+            for name, column in columns.items():
+                column.extend(part[name].tobytes())
+        tar = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
+        ids = _take(columns, "id")
+        order = np.argsort(ids, kind="stable")
+        ids = ids[order]
+        is_first = np.append(True, ids[1:] != ids[:-1])[: len(ids)]
+        if not is_first.all():
+            ids, order = ids[is_first], order[is_first]
+        self.ids = ids
         self.tar = tar[order]
-        self.offset = np.concatenate([part["offset"] for part in parts])[order]
-        self.size = np.concatenate([part["size"] for part in parts])[order]
+        self.offset = _take(columns, "offset")[order]
+        self.size = _take(columns, "size")[order]
 
     @classmethod
     def load(
@@ -141,12 +152,15 @@ class Places:
     ) -> "Places":
         """Reads the indexes of all tars; progress goes to `stream`. Raises what read_index does."""
         progress = Progress("headers", len(tars), stream, unit="tars")
-        indexes = []
-        for index in ordered_map(read_index, tars, workers=workers):
-            indexes.append(index)
-            progress.advance()
+
+        def read() -> Iterator[np.ndarray]:
+            for index in ordered_map(read_index, tars, workers=workers):
+                yield index.members
+                progress.advance()
+
+        places = cls(tars, read())
         progress.close()
-        return cls(tars, indexes)
+        return places
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Returns the positions of `ids` (M,) uint64 in this table, -1 for one it lacks: (M,)."""
@@ -158,8 +172,13 @@ def find_sorted(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
     if not len(table):
         return np.full(len(ids), -1)
     positions = np.searchsorted(table, ids)
-    found = table[np.minimum(positions, len(table) - 1)] == ids
-    return np.where(found, positions, -1)
+    found = table.take(positions, mode="clip") == ids
+    positions[~found] = -1
+    return positions
+
+
+def _take(columns: dict[str, bytearray], name: str) -> np.ndarray:
+    return np.frombuffer(columns.pop(name), MEMBER[name])
 
 
 def _headers(path: str, file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]:
