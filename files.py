@@ -4,6 +4,7 @@ A path with "://" goes through tf.io.gfile, and TensorFlow is loaded for it; all
 the standard library, so that commands on local files start at once.
 """
 
+import errno
 import glob
 import os
 import shutil
@@ -88,7 +89,7 @@ def size_of(path: str) -> int:
 
 def _regular_size(path: str, status: os.stat_result) -> int:
     if not stat.S_ISREG(status.st_mode):
-        raise NotAFileError(f"expected a file. Received: {path}, {stat.filemode(status.st_mode)}")
+        raise NotAFileError(errno.EINVAL, "not a file", path)
     return status.st_size
 
 

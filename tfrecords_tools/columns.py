@@ -159,7 +159,7 @@ def _check_exists(path: str) -> None:
     try:
         files.size_of(path)
     except files.NotAFileError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(f"expected a file. Received: {path}, which is something else") from error
 
 
 def _check_columns(path: str, present: Sequence[str], names: Sequence[str | None]) -> None:
