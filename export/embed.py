@@ -1,256 +1,242 @@
 """From images to embeddings: python export/embed.py --model SAVEDMODEL --table T.csv --output DIR.
 
-Reads the images of tables, of a folder or of a split of shards, and writes an embeddings directory
-in pieces: memory stays bounded whatever the number of images. A bad image is left out, listed in
-rejects.csv and counted; the exit code is then 3.
+    python export/embed.py --model model --images photos --output embeddings/photos
+    python export/embed.py --model model --data data/index --split index --output embeddings/index
+
+The images of tables, of a folder or of a split of shards are embedded in parts of a fixed number of
+images; the finished parts are then joined to an embeddings directory. The same command, started
+again, goes on with the missing parts, on this machine or on a cluster, with the same result byte
+for byte. A bad image is left out, listed in rejects.csv and counted.
 """
 
 import argparse
 import csv
 import dataclasses
-import io
-import itertools
+import functools
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from typing import TextIO
 
 if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings, but no notes
 
-import numpy as np
-import tensorflow as tf
 from PIL import Image
 
-from export.savedmodel import INFO_NAME
-from input_pipeline import ops, schema
-from progress import Progress, ordered_map
-from retrieval.embeddings import EmbeddingsWriter, atomic_file
+import files
+import jobs
+from export import parts
+from export.images import Folder, Shards, Source, Tables
+from export.request import REJECTS_NAME, TASKS_NAME, Request, images_of_part, make_request
+from progress import Progress
+from retrieval.embeddings import MANIFEST_NAME, EmbeddingsWriter
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """One image that is still to be read: its id, and how to get its bytes."""
-
-    image_id: str
-    read: Callable[[], bytes]
-
-
-def table_sources(path: str, *, id_column: str = "id", path_column: str = "path") -> list[Source]:
-    """Returns the images of a CSV table; paths are relative to the table's folder.
-
-    Raises:
-        ValueError: a column is missing, an id is empty or repeated, or a path leads elsewhere.
-    """
-    folder = os.path.dirname(os.path.abspath(path))
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = {id_column, path_column} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(
-                f"{path}: expected the columns {id_column} and {path_column}. "
-                f"Received: {reader.fieldnames}"
-            )
-        rows = [(row[id_column], row[path_column]) for row in reader]
-    return [Source(image_id, _file_reader(folder, name)) for image_id, name in rows]
-
-
-def folder_sources(folder: str) -> list[Source]:
-    """Returns the JPEG and PNG files below a folder; the id is the path relative to it."""
-    paths = sorted(path for path in pathlib.Path(folder).rglob("*") if path.is_file())
-    return [
-        Source(path.relative_to(folder).as_posix(), path.read_bytes)
-        for path in paths
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    ]
-
-
-def shard_sources(directory: str, split: str) -> Iterator[Source]:
-    """Yields the images of one split of a data directory."""
-    manifest = schema.Manifest.load(directory)
-    for serialized in tf.data.TFRecordDataset(manifest.shard_paths(split)):
-        parsed = tf.io.parse_single_example(serialized, dict(ops.FEATURES))
-        encoded = parsed[schema.ENCODED]
-        yield Source(parsed[schema.ID].numpy().decode(), encoded.numpy)
-
-
-def _file_reader(folder: str, name: str) -> Callable[[], bytes]:
-    path = os.path.normpath(os.path.join(folder, name))
-    if os.path.commonpath([folder, path]) != folder:
-        raise ValueError(f"expected a path inside {folder}. Received: {name!r}")
-    return lambda: pathlib.Path(path).read_bytes()
+_EXIT_CODES = """exit codes:
+  0  the embeddings are complete and no image was rejected
+  1  stopped: the folder holds other embeddings, a part is damaged, or the disk is full
+  2  wrong arguments
+  3  the embeddings are complete, but some images were rejected: rejects.csv lists them"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """How many images `embed` has described and how many it had to leave out."""
+    """What `embed` did.
+
+    Attributes:
+        described: images in the embeddings directory.
+        rejected: images that were left out.
+        is_new: False if an earlier run had completed the directory.
+    """
 
     described: int
     rejected: int
+    is_new: bool = True
 
 
 def embed(
-    sources: Iterable[Source],
+    source: Source,
     model: str,
     output: str,
     *,
     batch_size: int = 64,
-    source_name: str = "",
-    total: int = 0,
+    images_per_part: int = 4096,
+    overwrite: bool = False,
+    beam: jobs.Beam | None = None,
+    stream: TextIO | None = sys.stderr,
 ) -> Counts:
-    """Describes images with a SavedModel and writes an embeddings directory.
+    """Embeds images with a SavedModel and writes an embeddings directory.
 
     An ensemble's descriptors all have the same length, the norm of its weights; they are stored
     divided by it, which changes no ranking.
 
     Args:
-        sources: the images; see `table_sources` and `shard_sources`.
+        source: `Tables(["index.csv"])`, `Folder("photos")` or `Shards("data", "index")`.
         model: folder that `export.savedmodel` has written.
-        output: embeddings directory to write.
+        output: embeddings directory; it may hold what an earlier run of this request left.
         batch_size: images per call of the model; the last batch is filled up, so that one shape
             is compiled.
-        source_name: for the manifest.
-        total: number of images, for the time left; 0 if unknown.
-
-    Returns:
-        The counts; the left out images and the reasons are in `rejects.csv` in `output`.
+        images_per_part: images that a stopped run loses at most, without effect on the result;
+            rounded up to whole batches.
+        overwrite: whether embeddings of another request in `output` are removed.
+        beam: runs the parts on a cluster, which must see all paths; its folder is one in `output`.
+        stream: where progress goes; None shows nothing.
 
     Raises:
-        FileNotFoundError: `model` is no SavedModel of ours.
-        ValueError: no image could be read, or an id is repeated.
+        FileNotFoundError: `model` is no SavedModel of ours, or a table or folder is missing.
+        KeyError: the data directory has no such split.
+        ValueError: an argument is wrong, an id is repeated or unusable, a path leads out of its
+            table's folder, or a shard is damaged.
+        OtherRequestError: `output` holds embeddings of another request.
     """
-    info = load_info(model)
-    norm = float(np.linalg.norm(info["weights"]))  # of an ensemble's descriptor; 1 for a member
-    describe = tf.saved_model.load(model).signatures["resized"]
-    squares = list(dict.fromkeys(ops.Square(**square) for square in info["squares"]))
-    rejects, progress = [], Progress("embed", total, sys.stderr)
+    request = make_request(source, model, output, batch_size, images_per_part)
+    if overwrite:
+        request.clear()
+    is_new = not request.is_complete()
+    if is_new:
+        request.begin()
+        _run(request, beam, stream)
+        _join(request)
+    request.remove_parts()
+    manifest = json.loads(files.read(request.path(MANIFEST_NAME)))
+    return Counts(manifest["count"], manifest["rejected"], is_new)
+
+
+def _run(request: Request, beam: jobs.Beam | None, stream: TextIO | None) -> None:
+    """Embeds the parts that are missing."""
+    paths = request.part_paths()
+    done = request.finished_parts()
+    wanted = {path for path in paths if path not in done}
+    kept = sum(map(images_of_part, done.intersection(paths)))
+    if kept and stream is not None:
+        print(f"embed: {kept} images were embedded by an earlier run", file=stream)
+    if not wanted:
+        return
+    # What an earlier run has finished shows in its parts.
+    files.remove_folder(request.path(TASKS_NAME))
+    if beam is None:
+        parts.load_model(request.model, request.model_digest)  # before the rate is measured
+    progress = Progress("embed", request.survey.images - kept, stream)
+    if beam is None:
+        function = functools.partial(parts.embed_part, advance=progress.advance)
+        for _ in jobs.run(function, request.tasks(wanted), workers=1):
+            pass
+    else:
+        beam = dataclasses.replace(beam, folder=request.path(TASKS_NAME))
+        for result in jobs.run(parts.embed_part, request.tasks(wanted), workers=1, beam=beam):
+            progress.advance(result["images"])
+    progress.close()
+
+
+def _join(request: Request) -> None:
+    """Joins the parts in order, one at a time in memory; the manifest is written last."""
+    paths = request.part_paths()
+    rejected = _write_rejects(request.path(REJECTS_NAME), paths)
     writer = EmbeddingsWriter(
-        output, info["dimension"], model_digest=info["model_digest"], source=source_name
+        request.output,
+        request.dimension,
+        model_digest=request.model_digest,
+        source=request.source.name,
+        count=request.survey.images - rejected,
+        request=request.digest,
     )
     with writer:
-        decoded = _decode_all(sources, squares, rejects)
-        while batch := list(itertools.islice(decoded, batch_size)):
-            inputs = {}
-            for position, square in enumerate(squares):
-                images = np.zeros((batch_size, square.size, square.size, 3), np.uint8)
-                images[: len(batch)] = [resized[position] for _, resized in batch]
-                inputs[square.name] = tf.constant(images)
-            vectors = describe(**inputs)["global_descriptor"].numpy()
-            writer.append([image_id for image_id, _ in batch], vectors[: len(batch)] / norm)
-            progress.advance(len(batch))
-        writer.reject(len(rejects))
-    progress.close()
-    _write_rejects(output, rejects)
-    return Counts(progress.done, len(rejects))
+        for path in paths:
+            writer.append(parts.read_texts(path)["ids"], parts.read_vectors(path))
+        writer.reject(rejected)
 
 
-def load_info(model: str) -> dict:
-    """Returns what `waymark.json` says about a SavedModel.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    path = pathlib.Path(model, INFO_NAME)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"expected a folder written by export/savedmodel.py, with {INFO_NAME}. "
-            f"Received: {model}"
-        )
-    return json.loads(path.read_text())
-
-
-def _decode_all(
-    sources: Iterable[Source], squares: list[ops.Square], rejects: list
-) -> Iterator[tuple]:
-    """Yields (id, image in all squares) in order, decoding some images ahead on all cores."""
-
-    def decode(source: Source) -> tuple[str, list[np.ndarray] | Exception]:
-        try:
-            image = _decode(source.read())
-            return source.image_id, [square(image).numpy() for square in squares]
-        except (OSError, tf.errors.OpError, ValueError) as error:
-            return source.image_id, error
-
-    for image_id, resized in ordered_map(decode, sources, workers=os.cpu_count() or 1):
-        if isinstance(resized, Exception):
-            rejects.append((image_id, str(resized).splitlines()[0]))
-        else:
-            yield image_id, resized
-
-
-def _decode(encoded: bytes) -> tf.Tensor:
-    """Decodes one image, after a look at its header: a small file can hold a huge picture."""
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            pixels = image.width * image.height
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(str(error)) from error
-    if pixels > schema.MAX_PIXELS:
-        raise ValueError(f"expected at most {schema.MAX_PIXELS} pixels. Received: {pixels}")
-    return ops.decode_image(tf.constant(encoded))
-
-
-def _write_rejects(output: str, rejects: list) -> None:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([("id", "reason"), *rejects])
-    with atomic_file(pathlib.Path(output, "rejects.csv")) as file:
-        file.write(text.getvalue().encode())
+def _write_rejects(path: str, paths: list[str]) -> int:
+    """Writes the ids and reasons of all rejected images; returns their number."""
+    count = 0
+    with files.open_file(path + files.PARTIAL, "w") as file:
+        writer = csv.writer(file)
+        writer.writerow(("id", "reason"))
+        for part in paths:
+            rejects = parts.read_texts(part)["rejects"]
+            writer.writerows(rejects)
+            count += len(rejects)
+    files.rename(path + files.PARTIAL, path)
+    return count
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--model", required=True, help="folder of export/savedmodel.py")
-    images = parser.add_mutually_exclusive_group(required=True)
-    images.add_argument("--table", nargs="+", help="CSV tables with id and path")
-    images.add_argument("--images", metavar="FOLDER", help="all JPEG and PNG files below it")
-    images.add_argument("--data", metavar="DIR", help="folder of shards, with --split")
-    parser.add_argument("--split", help="split of the shards")
-    parser.add_argument("--id-column", default="id")
-    parser.add_argument("--path-column", default="path")
-    parser.add_argument("--output", required=True, help="embeddings directory to write")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", maxsplit=1)[0],
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="folder of export/savedmodel.py")
+    sources = parser.add_mutually_exclusive_group(required=True)
+    sources.add_argument("--table", nargs="+", help="CSV tables with id and path")
+    sources.add_argument("--images", metavar="FOLDER", help="all JPEG and PNG files below it")
+    sources.add_argument("--data", metavar="DIR", help="folder of shards, with --split")
+    add("--split", help="split of the shards")
+    add("--id-column", default="id")
+    add("--path-column", default="path")
+    add("--output", required=True, help="embeddings directory to write")
+    add("--overwrite", action="store_true", help="remove embeddings of another request there")
+    add("--batch-size", type=int, default=64)
+    add(
+        "--images-per-part",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="without effect on the result; rounded up to whole batches (default: 4096)",
+    )
+    add(
+        "--runner",
+        nargs=argparse.REMAINDER,
+        metavar="BEAM",
+        help="last: an Apache Beam runner and its options, such as DataflowRunner --project=P",
+    )
     args = parser.parse_args(argv)
     if bool(args.data) != bool(args.split):
         parser.error("--data and --split: expected both or neither")
+    if args.runner is not None and not args.runner:
+        parser.error("--runner: expected the name of an Apache Beam runner")
     return args
 
 
-def sources_of(args: argparse.Namespace) -> tuple[Iterable[Source], int, str]:
-    """Returns the images the command line names, their number, and what to call them."""
+def source_of(args: argparse.Namespace) -> Source:
+    """Returns the images that the command line names."""
     if args.data:
-        total = schema.Manifest.load(args.data).images(args.split)
-        return shard_sources(args.data, args.split), total, f"{args.data} {args.split}"
+        return Shards(args.data, args.split)
     if args.images:
-        sources, name = folder_sources(args.images), args.images
-    else:
-        columns = {"id_column": args.id_column, "path_column": args.path_column}
-        sources = [source for table in args.table for source in table_sources(table, **columns)]
-        name = " ".join(args.table)
-    return sources, len(sources), name
+        return Folder(args.images)
+    return Tables(args.table, args.id_column, args.path_column)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     args = parse_args(argv)
+    # A picture of too many pixels is listed in rejects.csv; Pillow's warning adds nothing.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
-        sources, total, name = sources_of(args)
         counts = embed(
-            sources,
+            source_of(args),
             args.model,
             args.output,
             batch_size=args.batch_size,
-            source_name=name,
-            total=total,
+            images_per_part=args.images_per_part,
+            overwrite=args.overwrite,
+            beam=jobs.Beam(args.runner[0], tuple(args.runner[1:])) if args.runner else None,
         )
     except (ValueError, FileNotFoundError, KeyError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 2
-    print(f"{args.output}: {counts.described} images, {counts.rejected} rejected")
+    except (RuntimeError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    done = "" if counts.is_new else "nothing to do: "
+    print(f"{args.output}: {done}{counts.described} images, {counts.rejected} rejected")
     return 3 if counts.rejected else 0
 
 

@@ -7,9 +7,9 @@ first: a directory with a manifest is complete.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -18,11 +18,14 @@ from typing import IO
 
 import numpy as np
 
+import files
+from retrieval.unique_ids import UniqueIds, check_unique, few
+
 FORMAT = "waymark-embeddings"
 VERSION = 1
-_VECTORS, _IDS, _MANIFEST = "embeddings.npy", "ids.txt", "manifest.json"
+VECTORS_NAME, IDS_NAME, MANIFEST_NAME = "embeddings.npy", "ids.txt", "manifest.json"
 # bfloat16 arithmetic leaves norms within about 1 % of 1; more means that nothing normalised.
-_NORM_TOLERANCE = 0.02
+NORM_TOLERANCE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,62 +51,77 @@ def load(directory: str) -> Embeddings:
         ValueError: if its parts do not fit each other or this version.
     """
     folder = pathlib.Path(directory)
-    if not (folder / _MANIFEST).is_file():
+    if not (folder / MANIFEST_NAME).is_file():
         raise FileNotFoundError(
-            f"expected a finished embeddings directory with {_MANIFEST}. Received: {directory}"
+            f"expected a finished embeddings directory with {MANIFEST_NAME}. Received: {directory}"
         )
-    manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
     expected = {"format": FORMAT, "version": VERSION, "dtype": "float32", "normalized": True}
     received = {key: manifest.get(key) for key in expected}
     if received != expected:
-        raise ValueError(f"expected {expected} in {folder / _MANIFEST}. Received: {received}")
-    ids = tuple((folder / _IDS).read_text(encoding="utf-8").split("\n")[:-1])
-    vectors = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
+        raise ValueError(f"expected {expected} in {folder / MANIFEST_NAME}. Received: {received}")
+    ids = tuple((folder / IDS_NAME).read_text(encoding="utf-8").split("\n")[:-1])
+    vectors = np.load(folder / VECTORS_NAME, mmap_mode="r", allow_pickle=False)
     shape = (manifest["count"], manifest["dimension"])
     if vectors.shape != shape or vectors.dtype != np.float32 or len(ids) != shape[0]:
         raise ValueError(
             f"expected {shape[0]} ids and float32 {shape} in {directory}. "
             f"Received: {len(ids)} ids, {vectors.dtype} {vectors.shape}"
         )
-    _check_unique(ids)
+    check_unique(ids)
     return Embeddings(ids, vectors, manifest)
 
 
 class EmbeddingsWriter:
-    """Writes an embeddings directory in pieces; memory stays that of one piece and the ids.
+    """Writes an embeddings directory in pieces; memory is that of one piece and 8 bytes per id.
 
     Use it as a context manager. The files appear under their names when the block ends without an
     error; after an error the directory is as it was.
 
     Args:
-        directory: created if missing; an earlier result in it is replaced.
+        directory: created if missing; an earlier result in it is replaced. It may be in a bucket.
         dimension: D.
         model_digest: sha256 of the model, hexadecimal. Queries and index must agree on it.
         source: what was embedded, in words or as a path.
+        count: N, if it is known; in a bucket it has to be, as a file is written once there.
+        request: digest of what was asked for, for the manifest; left out if None.
 
     Example:
         >>> with EmbeddingsWriter("out", 512, model_digest=digest, source="index.csv") as writer:
         ...     writer.append(ids, vectors)  # as often as needed
     """
 
-    def __init__(self, directory: str, dimension: int, *, model_digest: str, source: str) -> None:
+    def __init__(
+        self,
+        directory: str,
+        dimension: int,
+        *,
+        model_digest: str,
+        source: str,
+        count: int | None = None,
+        request: str | None = None,
+    ) -> None:
         if dimension < 1:
             raise ValueError(f"expected a dimension of at least 1. Received: {dimension}")
-        self.directory = pathlib.Path(directory)
+        if count is None and files.is_remote(os.fspath(directory)):
+            raise ValueError(f"expected the count for a bucket. Received: none for {directory}")
+        self.directory = os.fspath(directory)
         self.dimension = dimension
-        self.model_digest = model_digest
-        self.source = source
-        self._ids: dict[str, None] = {}
+        self._about = {"model_digest": model_digest, "source": source}
+        self._request = {} if request is None else {"request": request}
+        self._expected = count
         self._rejected = 0
+        self._ids = UniqueIds()
         self._stack = contextlib.ExitStack()
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> EmbeddingsWriter:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._file = self._stack.enter_context(
-            atomic_file(self.directory / _VECTORS, finish=self._before_vectors)
-        )
-        self._write_header()
+        files.make_folder(self.directory)
+        for name in (VECTORS_NAME, IDS_NAME):
+            self._stack.callback(files.remove, self._partial(name))
+        self._file = self._stack.enter_context(files.open_file(self._partial(VECTORS_NAME), "wb"))
+        self._stack.enter_context(self._ids)
+        self._write_header(self._expected or 0)
         return self
 
     def append(self, ids: Sequence[str], vectors: np.ndarray) -> None:
@@ -123,16 +141,16 @@ class EmbeddingsWriter:
             raise ValueError(
                 f"expected vectors of shape {(len(ids), self.dimension)}. Received: {vectors.shape}"
             )
-        self._check_ids(ids)
+        self._ids.check(ids)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)  # (n, 1)
-        wrong = np.flatnonzero(~(np.abs(norms[:, 0] - 1) <= _NORM_TOLERANCE))
+        wrong = np.flatnonzero(~(np.abs(norms[:, 0] - 1) <= NORM_TOLERANCE))
         if wrong.size:
             raise ValueError(
                 f"expected L2-normalised rows. Received: norm {norms[wrong[0], 0]:.4g} for "
                 f"{ids[wrong[0]]!r} and {wrong.size - 1} more"
             )
         self._file.write(np.ascontiguousarray(vectors / norms).tobytes())
-        self._ids.update(dict.fromkeys(ids))
+        self._ids.add(ids)
 
     def reject(self, count: int = 1) -> None:
         """Counts images of the source that could not be embedded."""
@@ -145,45 +163,60 @@ class EmbeddingsWriter:
     def __exit__(self, *error) -> None:
         if self._file is None:
             return
-        if error[0] is None:
+        with self._stack:
+            try:
+                if error[0] is None:
+                    self._finish()
+            finally:
+                self._file = None
+
+    def _finish(self) -> None:
+        if self._expected is None:
             self._file.seek(0)
-            self._write_header()
-        self._file = None
-        self._stack.__exit__(*error)
-        if error[0] is None:
-            with atomic_file(self.directory / _IDS) as file:
-                file.write("".join(f"{image}\n" for image in self._ids).encode())
-            write_json(self.directory / _MANIFEST, self._manifest())
+            self._write_header(self._ids.count)
+        elif self._ids.count != self._expected:
+            raise ValueError(f"expected {self._expected} rows. Received: {self._ids.count}")
+        _sync(self._file)
+        self._file.close()
+        with files.open_file(self._partial(IDS_NAME), "wb") as file:
+            self._ids.write(file)
+            _sync(file)
+        files.remove(self._path(MANIFEST_NAME))
+        for name in (VECTORS_NAME, IDS_NAME):
+            files.rename(self._partial(name), self._path(name))
+        manifest = json.dumps(self._manifest(), indent=2, ensure_ascii=False)
+        files.write_text(self._path(MANIFEST_NAME), manifest + "\n")
 
-    def _before_vectors(self) -> None:
-        (self.directory / _MANIFEST).unlink(missing_ok=True)
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
 
-    def _write_header(self) -> None:
+    def _partial(self, name: str) -> str:
+        return self._path(name) + files.PARTIAL
+
+    def _write_header(self, count: int) -> None:
         # NumPy pads the header so that the first dimension can grow in place.
-        header = {"descr": "<f4", "fortran_order": False, "shape": (len(self._ids), self.dimension)}
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, self.dimension)}
         np.lib.format.write_array_header_1_0(self._file, header)
-
-    def _check_ids(self, ids: Sequence[str]) -> None:
-        unusable = [image for image in ids if image.split() != [image]]
-        if unusable:
-            raise ValueError(f"expected ids without white space. Received: {few(unusable)}")
-        _check_unique(ids)
-        known = [image for image in ids if image in self._ids]
-        if known:
-            raise ValueError(f"expected unique ids. Received more than once: {few(known)}")
 
     def _manifest(self) -> dict:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "count": len(self._ids),
+            "count": self._ids.count,
             "dimension": self.dimension,
             "dtype": "float32",
             "normalized": True,
-            "model_digest": self.model_digest,
-            "source": self.source,
+            **self._about,
             "rejected": self._rejected,
+            **self._request,
         }
+
+
+def _sync(file: IO[bytes]) -> None:
+    """Leaves nothing of a local file in the system's memory."""
+    file.flush()
+    if isinstance(file, io.IOBase):
+        os.fsync(file.fileno())
 
 
 def join(
@@ -222,19 +255,12 @@ def join(
     return ids, vectors
 
 
-def few(ids: Sequence[str], most: int = 5) -> str:
-    """Returns a short listing for a message: the first ids and how many more there are."""
-    listed = ", ".join(map(repr, ids[:most]))
-    return listed if len(ids) <= most else f"{listed} and {len(ids) - most:,} more"
-
-
 @contextlib.contextmanager
-def atomic_file(path: pathlib.Path, finish=lambda: None) -> Iterator[IO[bytes]]:
+def atomic_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
     """Opens a binary file that gets its name only when the block ends without an error.
 
     Args:
         path: the final name; the temporary one is beside it.
-        finish: called between the last byte and the renaming.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -242,7 +268,6 @@ def atomic_file(path: pathlib.Path, finish=lambda: None) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        finish()
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -254,12 +279,6 @@ def write_json(path: str | os.PathLike, value: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def _check_unique(ids: Sequence[str]) -> None:
-    if len(set(ids)) != len(ids):
-        repeated = [image for image, n in collections.Counter(ids).items() if n > 1]
-        raise ValueError(f"expected unique ids. Received more than once: {few(repeated)}")
 
 
 def _check_weights(members: int, weights: Sequence[float] | None) -> list[float]:
