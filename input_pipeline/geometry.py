@@ -1,9 +1,9 @@
 """Flips, turns and warps. Each keeps the image's size; what a warp uncovers is `fill`, white.
 
-Per 512 × 512 image on one core: a flip takes 0.08 ms, a quarter turn 0.5, a bilinear warp 7.3. The
-warp is TensorFlow's kernel, which keras-cv's and Keras' layers call too; Keras' RandomPerspective
-does not and takes much longer. Their layers draw from a generator with a state, so that an example
-could not be made again from its seed. See benchmarks/augmentation.py.
+Per 512 × 512 image on one core: a flip takes 0.1 ms, a quarter turn 0.7, a bilinear warp 7. The
+warp is TensorFlow's kernel, which the layers of keras-cv and Keras call too and take as long or up
+to twice that. Their layers draw from a generator with a state, so that an example could not be
+made again from its seed. See benchmarks/augmentation.py.
 """
 
 import math

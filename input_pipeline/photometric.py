@@ -1,7 +1,7 @@
 """Colour, blur, noise and JPEG's artefacts.
 
 Keras' and keras-cv's layers draw from a generator with a state, so that an example could not be
-made again from its seed; these ops are also faster, see benchmarks/augmentation.py.
+made again from its seed. See benchmarks/augmentation.py for what each costs beside theirs.
 """
 
 import math
@@ -71,7 +71,8 @@ def blur(sigma: tuple[float, float]) -> Op:
     """Gaussian blur with a standard deviation in the range `sigma`, pixels.
 
     The kernel ends at 3 times the largest; at the border the image is mirrored. Two depthwise
-    convolutions: 3.5 ms per 512 × 512 image at radius 5; shifted sums take 8, convolutions 6.4.
+    convolutions: 0.8 ms per 224 × 224 image at radius 6, 3.5 per 512 × 512. keras-cv's layer takes
+    0.5 and 3.5 and draws darker borders; sums of shifted images take 8, other convolutions 6.4.
     """
     low, high = sigma
     if not 0 < low <= high:
@@ -85,13 +86,23 @@ def blur(sigma: tuple[float, float]) -> Op:
         weights = tf.exp(-0.5 * tf.square(places / width))
         weights = weights / tf.reduce_sum(weights)  # (2 radius + 1,)
         kernel = tf.tile(weights[:, tf.newaxis, tf.newaxis, tf.newaxis], (1, 1, 3, 1))
-        frame = [[0, 0], [radius, radius], [radius, radius], [0, 0]]
-        padded = tf.pad(tf.cast(image, tf.float32)[tf.newaxis], frame, "SYMMETRIC")
+        padded = tf.cast(_mirrored(image, radius), tf.float32)[tf.newaxis]
         for each in (kernel, tf.transpose(kernel, (1, 0, 2, 3))):
             padded = tf.nn.depthwise_conv2d(padded, each, (1, 1, 1, 1), "VALID")
         return {**features, "image": tf.ensure_shape(to_uint8(padded[0] + 0.5), image.shape)}
 
     return op
+
+
+def _mirrored(image: tf.Tensor, width: int) -> tf.Tensor:
+    """Extends `image` by mirrored borders: 0.2 ms for 512 × 512, where tf.pad takes 2.8."""
+    tf.debugging.assert_greater_equal(
+        tf.shape(image)[:2], width, "expected sides of at least 3 times the largest sigma"
+    )
+    top, bottom = tf.reverse(image[:width], [0]), tf.reverse(image[-width:], [0])
+    image = tf.concat([top, image, bottom], 0)
+    left, right = tf.reverse(image[:, :width], [1]), tf.reverse(image[:, -width:], [1])
+    return tf.concat([left, image, right], 1)
 
 
 def noise(sigma: tuple[float, float]) -> Op:

@@ -42,7 +42,7 @@ OPS = {
     "jpeg_quality": (photometric.jpeg_quality(30, 90), SAME),
     "cutout": (erasing.cutout(9), SAME),
     "random_erasing": (erasing.random_erasing(), SAME),
-    "rand_augment": (policies.rand_augment(), SAME),
+    "rand_augment": (policies.rand_augment(1), SAME),
     "auto_augment": (policies.auto_augment(), SAME),
     "shuffle_regions": (regions.shuffle_regions(7, 2), SAME),
     "maybe": (ops.maybe(geometry.random_affine(0.3), 0.5), SAME),
@@ -59,7 +59,7 @@ def test_alone_and_inside_a_map(name):
         traces.append(seed)
         return op({"image": tf.ensure_shape(image, SAME), "seed": seed})
 
-    count = 6
+    count = 4
     dataset = seeds(count).map(mapped, num_parallel_calls=2)
     assert tuple(dataset.element_spec["image"].shape) == shape
     assert len(traces) == 1
@@ -79,21 +79,19 @@ DYNAMIC = sorted(OPS.keys() - {"shuffle_regions"})
 def test_images_of_any_size_in_one_trace(name):
     """As decoded photographs come: one graph, sizes unknown to it."""
     op, _ = OPS[name]
-    traces = []
+    traces, seed = [], features(picture(), 2)["seed"]
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)])
     def traced(image):
         traces.append(name)
-        return op({"image": image, "seed": tf.constant([1, 2], tf.int64)})["image"]
+        return op({"image": image, "seed": seed})["image"]
 
-    for height, width in ((28, 28), (30, 29), (21, 37)):
-        if name != "pad_to" or width <= 30:
-            image = picture(height, width)
-            np.testing.assert_array_equal(traced(image), op(features(image, 2) | SEED)["image"])
+    for height, width in ((28, 28), (30, 29)):
+        image = picture(height, width)
+        np.testing.assert_array_equal(traced(image), op(features(image, 2))["image"])
     assert len(traces) == 1
 
 
-SEED = {"seed": tf.constant([1, 2], tf.int64)}
 RANDOM = sorted(
     OPS.keys()
     - {"center_crop", "ten_crop", "resize", "resize_to", "resize_shortest", "resize_longest"}
@@ -117,9 +115,9 @@ def test_maybe_applies_with_the_probability():
         op = ops.maybe(erasing.random_erasing(fill=255), probability)
         return tf.reduce_max(op({"image": tf.constant(black), "seed": seed})["image"])
 
-    for probability, low, high in ((0.0, 0, 0), (0.3, 240, 360), (1.0, 1000, 1000)):
-        values = np.array(list(seeds(1000).map(lambda s, p=probability: mean(s, p))))
-        assert low <= (values == 255).sum() <= high  # 4 standard deviations of 14.5
+    for probability, low, high in ((0.0, 0, 0), (0.3, 109, 191), (1.0, 500, 500)):
+        values = np.array(list(seeds(500).map(lambda s, p=probability: mean(s, p))))
+        assert low <= (values == 255).sum() <= high  # 4 standard deviations of 10.2
     with pytest.raises(ValueError, match=r"from 0 to 1.*Received: 1.5"):
         ops.maybe(geometry.random_flip(), 1.5)
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+from image_files import encode
 from op_examples import features, picture, seeds, slow_bilinear
 from PIL import Image
 
@@ -29,6 +30,32 @@ def test_resized_sides_and_pixels(op, sides, expected):
     found = op(features(image))["image"].numpy()
     assert found.shape == (*expected, 3)
     assert np.abs(found - slow_bilinear(image, *expected)).max() <= 0.51  # rounding alone
+
+
+def test_square_resizes_images_and_batches_alike():
+    image = picture(23, 31)
+    for square in (ops.Square(16), ops.Square(16, antialias=True)):
+        found = ops.resize(square)(features(image))["image"].numpy()
+        np.testing.assert_array_equal(square(np.stack([image, image]))[1], found)
+        np.testing.assert_array_equal(square(found), found)
+    assert np.abs(ops.Square(16)(image).numpy() - slow_bilinear(image, 16, 16)).max() <= 0.51
+
+
+def test_antialias_averages_where_plain_resize_picks():
+    """Stripes of one pixel, shrunk to an eighth: the mean grey, no pattern."""
+    stripes = np.zeros((128, 128, 3), np.uint8)
+    stripes[:, ::2] = 200
+    smooth = ops.Square(16, antialias=True)(stripes).numpy().astype(int)
+    assert np.abs(smooth - 100)[:, 1:-1].max() <= 3  # at the border the filter is cut
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("L", "PNG"), ("P", "PNG"), ("RGB", "JPEG")])
+def test_decode_gives_rgb(mode, kind):
+    image = Image.new("RGB", (5, 4), (200, 200, 200))
+    data = encode(image.quantize() if mode == "P" else image.convert(mode), kind)
+    found = ops.decode()({schema.ENCODED: tf.constant(data)})["image"].numpy()
+    assert found.shape == (4, 5, 3)
+    assert np.abs(found.astype(int) - 200).max() <= 3
 
 
 def test_padding_as_numpy_does_it():
@@ -113,9 +140,7 @@ def test_relative_windows():
 
 
 def encoded(kind, height, width, **options):
-    buffer = io.BytesIO()
-    Image.fromarray(picture(height, width)).save(buffer, kind, **options)
-    return buffer.getvalue()
+    return encode(Image.fromarray(picture(height, width)), kind, **options)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +153,13 @@ def encoded(kind, height, width, **options):
     ],
 )
 def test_cropping_while_decoding_changes_no_pixel(data):
+    width, height = Image.open(io.BytesIO(data)).size
+    stored = {schema.ENCODED: tf.constant(data), schema.HEIGHT: height, schema.WIDTH: width}
+    stored = {name: tf.convert_to_tensor(value) for name, value in stored.items()}
     for window in (crops.pixel_window(), crops.relative_window(0.3)):
         fast, cut = crops.decode_and_crop(window), crops.crop(window)
-        for found in seeds(25).map(lambda s, op=fast: op({schema.ENCODED: data, "seed": s})):
-            decoded = ops.decode()({schema.ENCODED: tf.constant(data), "seed": found["seed"]})
+        for found in seeds(25).map(lambda s, op=fast: op({**stored, "seed": s})):
+            decoded = ops.decode()({**stored, "seed": found["seed"]})
             np.testing.assert_array_equal(found["image"], cut(decoded)["image"])
 
 

@@ -1,7 +1,6 @@
 """From shards to batches, against a slow reading of the same photographs."""
 
 import csv
-import io
 import itertools
 import pathlib
 import shutil
@@ -94,24 +93,6 @@ def slow_square(image):
     return np.round(result).astype(np.uint8)
 
 
-def test_square_is_plain_bilinear():
-    image = np.random.default_rng(0).integers(0, 256, (23, 31, 3), dtype=np.uint8)
-    difference = np.abs(ops.Square(SIZE)(image).numpy().astype(int) - slow_square(image))
-    assert difference.max() <= 1  # float32 against float64 at a rounding edge
-    assert difference.mean() < 0.01
-    square = ops.Square(SIZE)(image)
-    for resize in (ops.Square(SIZE), ops.Square(SIZE, antialias=True)):
-        np.testing.assert_array_equal(resize(square), square)
-
-
-def test_antialias_averages_where_plain_resize_picks():
-    """Stripes of one pixel, shrunk to an eighth: the mean grey, no pattern."""
-    stripes = np.zeros((8 * SIZE, 8 * SIZE, 3), np.uint8)
-    stripes[:, ::2] = 200
-    smooth = ops.Square(SIZE, antialias=True)(stripes).numpy().astype(int)
-    assert np.abs(smooth - 100)[:, 1:-1].max() <= 3  # at the border the filter is cut
-
-
 def test_clean_weights_have_mean_one(manifest):
     images = pipeline.ImageSet(manifest, "clean")
     np.testing.assert_allclose(images.class_weights(1.0), clean_class_weights(np.full(7, 8)))
@@ -199,69 +180,3 @@ def test_too_few_images_for_a_batch(manifest):
         batches(images, batch_size=64)
     with pytest.raises(ValueError, match="Received: 'noisy'"):
         pipeline.ImageSet(manifest, "noisy")
-
-
-def features(**more):
-    image = np.random.default_rng(1).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-    return {"image": tf.constant(image), "seed": tf.constant([5, 6], tf.int64), **more}
-
-
-def seeds(count):
-    return [tf.constant([0, i], tf.int64) for i in range(count)]
-
-
-def test_flip_mirrors_half_of_the_images():
-    flips = 0
-    for seed in seeds(200):
-        before = features(seed=seed)
-        after = geometry.random_flip()(before)["image"].numpy()
-        original = before["image"].numpy()
-        flipped = np.array_equal(after, original[:, ::-1])
-        assert flipped or np.array_equal(after, original)
-        flips += flipped
-    assert 70 < flips < 130  # 200 fair coins: 4 standard deviations
-
-
-def test_crop_keeps_at_least_the_area():
-    shares = []
-    for seed in seeds(100):
-        after = crops.random_crop(0.4)(features(seed=seed, image=tf.zeros((60, 80, 3), tf.uint8)))
-        height, width, _ = after["image"].shape
-        shares.append(height * width / (60 * 80))
-        assert height <= 60
-        assert width <= 80
-    assert min(shares) > 0.35  # the ratio's clipping and whole pixels take a little
-    assert max(shares) > 0.8
-
-
-def test_crop_is_a_window_of_the_image():
-    before = features()
-    window = crops.random_crop(0.3)(before)["image"].numpy()
-    height, width, _ = window.shape
-    image = before["image"].numpy()
-    places = itertools.product(range(13 - height), range(13 - width))
-    assert any(np.array_equal(image[y : y + height, x : x + width], window) for y, x in places)
-
-
-def test_color_and_affine_of_strength_nothing_change_nothing():
-    before = features()
-    for op in (photometric.color_jitter(), geometry.random_affine(0.0)):
-        np.testing.assert_array_equal(op(before)["image"], before["image"])
-
-
-def test_affine_uncovers_white_and_keeps_the_type():
-    black = features(image=tf.zeros((32, 32, 3), tf.uint8))
-    after = geometry.random_affine(0.5)(black)["image"]
-    assert after.dtype == tf.uint8
-    assert after.shape == (32, 32, 3)
-    assert set(np.unique(after)) >= {0, 255}
-
-
-@pytest.mark.parametrize(("mode", "kind"), [("L", "PNG"), ("P", "PNG"), ("RGB", "JPEG")])
-def test_decode_gives_rgb(mode, kind):
-    buffer = io.BytesIO()
-    image = Image.new("RGB", (5, 4), (200, 200, 200))
-    (image.quantize() if mode == "P" else image.convert(mode)).save(buffer, kind)
-    image = ops.decode()({schema.ENCODED: tf.constant(buffer.getvalue())})["image"].numpy()
-    assert image.shape == (4, 5, 3)
-    assert np.abs(image.astype(int) - 200).max() <= 3
