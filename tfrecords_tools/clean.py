@@ -314,6 +314,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ImportError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing is written", file=sys.stderr)
+        return 130
     print(summary)
     folder = args.images or os.path.dirname(os.path.abspath(args.table))
     print(f"{args.output}: for write.py --table {shlex.join([args.output, '--images', folder])}")
