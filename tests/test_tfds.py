@@ -16,8 +16,6 @@ from tfrecords_tools import catalog_sets, foreign, tfds_metadata
 from tfrecords_tools.tables import WHITE_SPACE, Reject
 
 # TFDS 4.9 calls what protobuf 7 is to drop.
-pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
-
 NAMES = ["red shoe", "boot", "10"]
 
 

@@ -13,7 +13,7 @@ import files
 import jobs
 from input_pipeline import schema
 from progress import Progress
-from tfrecords_tools import copies, findings, inspection, plan, shards
+from tfrecords_tools import copies, findings, inspection, plan, shards, tfds_metadata
 from tfrecords_tools.catalogue import CATALOGUE_NAME, INSPECTED, LISTED, PLANNED, Catalogue
 from tfrecords_tools.findings import Findings
 from tfrecords_tools.options import Options
@@ -208,7 +208,7 @@ def write_shards(conversion: Conversion, catalogue: Catalogue) -> int:
 
 
 def finish(conversion: Conversion, catalogue: Catalogue) -> schema.Manifest:
-    """Writes the manifest and the rejects and removes the catalogue."""
+    """Writes the rejects, TFDS' metadata and at last the manifest; removes the catalogue."""
     plan.save_rejects(conversion.output, catalogue.rejects())
     done = catalogue.shards()
     manifest = schema.Manifest(
@@ -229,6 +229,7 @@ def finish(conversion: Conversion, catalogue: Catalogue) -> schema.Manifest:
         rejected=catalogue.value("SELECT count(*) FROM images WHERE reason IS NOT NULL"),
         plan=plan.load_plan(conversion.output).plan,
     )
+    tfds_metadata.write_metadata(manifest)
     manifest.save()
     catalogue.remove()
     return manifest

@@ -4,7 +4,7 @@
     folder:photos              a tree with one folder per class
     gldv2:DIR[:index|:test]    Google Landmarks v2, as download.py leaves it; its train part alone
     tfds:cars196[:SPLIT]       a set of TensorFlow Datasets
-    shards:DIR                 TFRecords: ours, DELF's, TFDS' or the GLR2020 winner's
+    shards:DIR[:SPLIT]         TFRecords: ours, DELF's, TFDS' or the GLR2020 winner's
 
 NAME puts "NAME:" before the ids and the labels of one source, so that those of two do not mix.
 """
@@ -13,13 +13,14 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
-from tfrecords_tools import tables
+from tfrecords_tools import catalog_sets, foreign, gldv2, tables
 from tfrecords_tools.tables import Reject, Row, Rows
 
 KINDS = ("table", "folder", "gldv2", "tfds", "shards")
 
 _SPECIFICATION = re.compile(rf"(?:([\w.-]+)=)?({'|'.join(KINDS)}):(.+)")
-_PART = re.compile(r"(.+):(\w+)")
+# A split of TFDS may be train[:10%]+test; what follows "name:" may be a version or "//".
+_PART = re.compile(r"(.+):([a-z_]\w*(?:\[[^\]]*\])?(?:\+.+)?)")
 
 
 def check(specification: str) -> None:
@@ -43,7 +44,8 @@ def read_source(specification: str, *, needs_label: bool, **columns: str | None)
     Args:
         specification: see above.
         needs_label: whether a row without label is rejected.
-        **columns: `images` and the names of columns, see `tables.read_table`; of tables only.
+        **columns: `images` and the names of columns, see `tables.read_table`; a
+            TFDS set takes its features for columns.
     """
     check(specification)
     name, kind, place = _SPECIFICATION.fullmatch(specification).groups()
@@ -52,21 +54,22 @@ def read_source(specification: str, *, needs_label: bool, **columns: str | None)
     elif kind == "folder":
         rows = tables.read_folder(place, needs_label=needs_label)
     else:
-        rows = map(tables.checked, _read_set(kind, place))
+        rows = map(tables.checked, _read_set(kind, place, **columns))
     for row in rows:
         yield _finished(row, name, needs_label)
 
 
-def _read_set(kind: str, place: str) -> Rows:
-    from tfrecords_tools import catalog_sets, foreign, gldv2
-
-    if kind == "shards":
-        return foreign.rows(place)
+def _read_set(
+    kind: str, place: str, *, id_column: str, label_column: str | None, **_: str | None
+) -> Rows:
     match = _PART.fullmatch(place)
     place, part = match.groups() if match else (place, None)
+    if kind == "shards":
+        return foreign.rows(place, split=part)
     if kind == "gldv2":
         return gldv2.rows(place, part or "train")
-    return catalog_sets.rows(place, part)
+    id_feature = None if id_column == tables.ID_COLUMN else id_column
+    return catalog_sets.rows(place, part, label=label_column, id_feature=id_feature)
 
 
 def _finished(row: Row | Reject, name: str | None, needs_label: bool) -> Row | Reject:

@@ -26,6 +26,7 @@ NOT_UNICODE = "text that is not Unicode"
 TOO_LONG = "id, label or path too long"
 NUL_IN_PATH = "NUL in the path"
 
+ID_COLUMN = "id"  # the name a table's column of ids has, unless another is given
 _LABEL_COLUMN = "label"
 _CLEAN_COLUMN = "is_clean"
 _LONGEST_TEXT = 4096  # characters; as long as paths may be
@@ -71,7 +72,7 @@ def read_table(
     table: str,
     *,
     images: str | None = None,
-    id_column: str = "id",
+    id_column: str = ID_COLUMN,
     label_column: str | None = None,
     path_column: str = "path",
     clean_column: str | None = None,
