@@ -50,9 +50,7 @@ class Findings:
     def __str__(self) -> str:
         lines = [f"{name:<12} {count:>9} images" for name, count in self.splits.items()]
         lines.append(f"{'classes':<12} {self.classes:>9}")
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.rejects.items()))
-        rejected = sum(self.rejects.values())
-        lines.append(f"{'rejected':<12} {rejected:>9}" + (f" ({reasons})" if reasons else ""))
+        lines.append(format_rejects(self.rejects))
         lines += [f"{name:<12} {count:>9} to JPEG" for name, count in sorted(self.changes.items())]
         return "\n".join([*lines, *self._warnings()])
 
@@ -82,6 +80,12 @@ class Findings:
             name = str(low) if low == high else f"{low}-{high}" if high < 10**8 else f"{low}+"
             lines.append(f"{name:>10} {count:>8} {'#' * round(_BAR * count / most)}")
         return "\n".join(lines)
+
+
+def format_rejects(rejects: Mapping[str, int]) -> str:
+    """Returns a line with the number of rows left out, and of each reason."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rejects.items()))
+    return f"{'rejected':<12} {sum(rejects.values()):>9}" + (f" ({reasons})" if reasons else "")
 
 
 def gather(catalogue: Catalogue, directory: str) -> Findings:

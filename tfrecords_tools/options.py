@@ -87,5 +87,5 @@ class Options:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the options for the manifest and for the digest of the request."""
-        return dataclasses.asdict(self)
+        """Returns the options as JSON values, for the manifest and the digest of the request."""
+        return {**dataclasses.asdict(self), "sources": list(self.sources)}

@@ -33,7 +33,7 @@ from input_pipeline import schema
 from progress import format_seconds
 from tfrecords_tools import conversion, plan, sources, split
 from tfrecords_tools.conversion import Conversion
-from tfrecords_tools.findings import Findings
+from tfrecords_tools.findings import Findings, format_rejects
 from tfrecords_tools.options import Options
 
 _EXIT_CODES = """exit codes:
@@ -69,6 +69,7 @@ class Summary:
                 f"{name:<12} {self.manifest.images(name):>9} images"
                 for name in self.manifest.splits
             ]
+            lines.append(format_rejects(self.rejects))
             return "\n".join([*lines, f"nothing to do: {self.kept} shards are complete"])
         lines = [str(self.findings)]
         late = self.manifest.rejected - sum(self.findings.rejects.values())
