@@ -1,48 +1,28 @@
-"""From pictures on disk to shards; the shards are read back with plain tf.data."""
+"""From pictures on disk to shards."""
 
 import collections
 import csv
-import hashlib
 import os
-import pathlib
-import signal
 import subprocess
 import sys
-import time
 
+import google_crc32c
 import pytest
 import tensorflow as tf
+from conftest import ROOT
+from conversions import (
+    folder_bytes,
+    quiet,
+    read_reject_paths,
+    read_rejects,
+    read_split,
+    shard_bytes,
+)
 from image_files import encode, jpeg, picture, write_photos, write_table
 
 from input_pipeline import schema
-from tfrecords_tools import plan
-from tfrecords_tools.images import Inspection
-from tfrecords_tools.plan import ConversionError
-from tfrecords_tools.tables import Row
+from tfrecords_tools import conversion
 from tfrecords_tools.write import main, write
-
-
-def read_split(directory, split):
-    """Every record of a split as a dictionary, through tf.data and nothing of ours but the keys."""
-    paths = sorted(tf.io.gfile.glob(f"{directory}/{split}-*.tfrec"))
-    records = []
-    for record in tf.data.TFRecordDataset(paths):
-        parsed = tf.io.parse_single_example(record, dict(schema.FEATURES))
-        records.append({key.removeprefix("image/"): parsed[key].numpy() for key in parsed})
-    return records
-
-
-def shard_bytes(directory):
-    return {path.name: path.read_bytes() for path in directory.glob("*.tfrec")}
-
-
-def read_rejects(directory):
-    with open(directory / "rejects.csv", newline="", encoding="utf-8") as file:
-        return {row["id"]: row["reason"] for row in csv.DictReader(file)}
-
-
-def quiet(output, **options):
-    return write(str(output), stream=None, **options)
 
 
 def test_shards_hold_the_files_bytes(tmp_path):
@@ -80,17 +60,17 @@ def test_the_manifest_describes_the_shards(tmp_path):
     assert manifest.options["images_per_shard"] == 10
     shards = [shard for members in manifest.splits.values() for shard in members]
     assert [shard.name for shard in shards] == [
-        "train_clean-00000-of-00003-9.tfrec",
-        "train_clean-00001-of-00003-9.tfrec",
-        "train_clean-00002-of-00003-9.tfrec",
-        "validation-00000-of-00001-3.tfrec",
+        "train_clean-00000-of-00003.tfrec",
+        "train_clean-00001-of-00003.tfrec",
+        "train_clean-00002-of-00003.tfrec",
+        "validation-00000-of-00001.tfrec",
     ]
     for shard in shards:
         data = (tmp_path / "out" / shard.name).read_bytes()
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.bytes, shard.sha256)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
-        ["manifest.json", "plan.json", "rejects.csv", *(shard.name for shard in shards)]
-    )
+        assert (len(data), f"{google_crc32c.value(data):08x}") == (shard.bytes, shard.crc32c)
+    others = folder_bytes(tmp_path / "out").keys() - {shard.name for shard in shards}
+    assert {"copies.csv", "manifest.json", "plan.json", "rejects.csv"} <= others
+    assert not any(name.endswith((".partial", ".sqlite3", "-journal")) for name in others)
 
 
 def test_clean_and_noisy_images(tmp_path):
@@ -128,12 +108,15 @@ def test_bad_rows_are_listed_and_the_rest_is_written(tmp_path, capsys):
         "text": "not an image",
         "cut_png": "truncated",
         "gone": "missing",
-        "folder": "unreadable",
+        "folder": "not a file",
         "id000": "duplicate id",
         "nameless": "no label",
         "escape": "path outside the images folder",
     }
     assert read_rejects(tmp_path / "out") == expected
+    paths = read_reject_paths(tmp_path / "out")
+    assert paths["gone"] == str(tmp_path / "gone.jpg")  # where it was looked for
+    assert paths["escape"] == "/etc/hostname"
     manifest = schema.Manifest.load(str(tmp_path / "out"))
     assert manifest.rejected == len(expected)
     assert manifest.class_ids == ("0", "10")
@@ -148,133 +131,32 @@ def test_bad_rows_are_listed_and_the_rest_is_written(tmp_path, capsys):
 def test_no_usable_row_is_an_error(tmp_path, capsys):
     table = write_table(tmp_path / "t.csv", [("a", "1", "a.jpg"), ("b", "", "b.jpg")])
     assert main(["--table", table, "--output", str(tmp_path / "out")]) == 1
-    assert "Received: 2 rejected rows (1 missing, 1 no label)" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "expected at least one usable image" in message
+    assert "2 (1 missing, 1 no label)" in message
+    assert not (tmp_path / "out" / "plan.json").exists()
     assert read_rejects(tmp_path / "out") == {"a": "missing", "b": "no label"}
     (tmp_path / "a.jpg").write_bytes(jpeg(1))  # mended
     assert main(["--table", table, "--output", str(tmp_path / "out")]) == 3
     assert read_rejects(tmp_path / "out") == {"b": "no label"}
 
 
-def test_workers_and_order_do_not_change_the_shards(tmp_path):
+def test_processes_and_order_do_not_change_the_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "_ROWS_PER_WORKER", 8)
     rows = write_photos(tmp_path, 40)
+    (tmp_path / rows[7][2]).write_bytes((tmp_path / rows[3][2]).read_bytes())  # a copy
+    (tmp_path / rows[9][2]).write_bytes(jpeg(9)[:-5])
     table = write_table(tmp_path / "t.csv", rows)
-    backwards = write_table(tmp_path / "backwards.csv", rows[::-1])
-    quiet(tmp_path / "a", table=table, workers=1, images_per_shard=7)
-    quiet(tmp_path / "b", table=table, workers=5, images_per_shard=7)
-    quiet(tmp_path / "c", table=backwards, images_per_shard=7)
-    quiet(tmp_path / "d", table=table, images_per_shard=7, seed=1)
-    expected = shard_bytes(tmp_path / "a")
-    assert len(expected) == 7
-    assert shard_bytes(tmp_path / "b") == expected
-    assert shard_bytes(tmp_path / "c") == expected
-    assert shard_bytes(tmp_path / "d") != expected
-
-
-def test_a_complete_set_is_left_alone(tmp_path, capsys):
-    table = write_table(tmp_path / "t.csv", [*write_photos(tmp_path, 6), ("x", "0", "x.jpg")])
-    command = ["--table", table, "--output", str(tmp_path / "out")]
-    assert main(command) == 3
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    capsys.readouterr()
-    assert main([*command, "--workers", "2"]) == 3
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == times
-    output = capsys.readouterr().out
-    assert "nothing to do" in output
-    assert "1 missing" in output
-
-
-def test_missing_and_damaged_shards_are_written_again(tmp_path):
-    table = write_table(tmp_path / "t.csv", write_photos(tmp_path, 40))
-    out = tmp_path / "out"
-    quiet(out, table=table, images_per_shard=5)
-    expected, manifest = shard_bytes(out), (out / "manifest.json").read_bytes()
-    gone, cut, swapped, other, *kept = sorted(expected)
-    (out / gone).unlink()
-    (out / cut).write_bytes(expected[cut][:-10])
-    (out / swapped).write_bytes(expected[other])
-    (out / (gone + ".partial")).write_bytes(b"half a shard")
-    times = {name: (out / name).stat().st_mtime_ns for name in kept}
-    summary = quiet(out, table=table, images_per_shard=5)
-    assert (summary.written, summary.kept) == (3, len(kept) + 1)
-    assert shard_bytes(out) == expected
-    assert (out / "manifest.json").read_bytes() == manifest
-    assert {name: (out / name).stat().st_mtime_ns for name in kept} == times
-    assert not list(out.glob("*.partial"))
-
-
-def test_a_killed_run_goes_on_with_the_same_result(tmp_path):
-    table = write_table(tmp_path / "t.csv", write_photos(tmp_path, 250))
-    out = tmp_path / "out"
-    command = [sys.executable, "tfrecords_tools/write.py", "--table", table]
-    process = subprocess.Popen(
-        [*command, "--output", str(out), "--images-per-shard", "1"],
-        cwd=pathlib.Path(__file__).parents[1],
-        stderr=subprocess.DEVNULL,
-    )
-    while process.poll() is None and len(list(out.glob("*.tfrec"))) < 3:
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    finished = len(list(out.glob("*.tfrec")))
-    assert 3 <= finished < 250
-    assert (out / "inspection.csv").exists()
-    assert not (out / "manifest.json").exists()
-    (tmp_path / "0" / "p000.jpg").rename(tmp_path / "moved.jpg")
-    with pytest.raises(ConversionError, match=r"p000\.jpg: missing, though it was read before"):
-        quiet(out, table=table, images_per_shard=1)
-    (tmp_path / "0" / "p000.jpg").write_bytes(jpeg(999))
-    with pytest.raises(ConversionError, match=r"p000\.jpg: expected the \d+ bytes that were"):
-        quiet(out, table=table, images_per_shard=1)
-    (tmp_path / "moved.jpg").rename(tmp_path / "0" / "p000.jpg")
-    summary = quiet(out, table=table, images_per_shard=1)
-    assert summary.kept >= finished
-    quiet(tmp_path / "at_once", table=table, images_per_shard=1)
-    assert shard_bytes(out) == shard_bytes(tmp_path / "at_once")
-    assert not (out / "inspection.csv").exists()
-
-
-def test_an_inspection_serves_its_own_request_only(tmp_path):
-    rows = [Row("a", "1", "a.jpg", True), Row("b,c", "1", "b.jpg", True)]
-    results = [Inspection("png", 3, 4, "shrunk", 99), "truncated"]
-    plan.save_inspections(str(tmp_path), "this", rows, results)
-    assert plan.load_inspections(str(tmp_path), "this") == results
-    assert plan.load_inspections(str(tmp_path), "other") is None
-    (tmp_path / "inspection.csv").write_text("")
-    assert plan.load_inspections(str(tmp_path), "this") is None
-
-
-def test_another_conversion_in_the_folder_is_an_error(tmp_path, capsys):
-    rows = write_photos(tmp_path, 6)
-    table = write_table(tmp_path / "t.csv", rows)
-    out = tmp_path / "out"
-    quiet(out, table=table)
-    before = shard_bytes(out)
-    command = ["--table", table, "--output", str(out)]
-    assert main([*command, "--seed", "1"]) == 1
-    assert "belongs to another conversion" in capsys.readouterr().err
-    for changed in (rows[1:], [*rows[:-1], (rows[-1][0], "7", rows[-1][2])]):
-        write_table(tmp_path / "t.csv", changed)
-        assert main(command) == 1
-    (out / "plan.json").unlink()
-    assert main(command) == 1
-    assert "without plan.json" in capsys.readouterr().err
-    assert shard_bytes(out) == before
-
-
-def test_changed_images_do_not_mix_with_finished_shards(tmp_path):
-    rows = write_photos(tmp_path, 6)
-    table = write_table(tmp_path / "t.csv", rows)
-    quiet(tmp_path / "out", table=table, images_per_shard=1)
-    expected = shard_bytes(tmp_path / "out")
-    (tmp_path / "out" / min(expected)).unlink()
-    photo = tmp_path / rows[0][2]
-    original = photo.read_bytes()
-    photo.write_bytes(jpeg(99, (30, 30)))
-    with pytest.raises(ConversionError, match="that an earlier run of this command inspected"):
-        quiet(tmp_path / "out", table=table, images_per_shard=1)
-    photo.write_bytes(original)
-    quiet(tmp_path / "out", table=table, images_per_shard=1)
-    assert shard_bytes(tmp_path / "out") == expected
+    for workers in (1, 2, 4):
+        quiet(tmp_path / str(workers), table=table, workers=workers, images_per_shard=7)
+    expected = folder_bytes(tmp_path / "1")
+    assert len(shard_bytes(tmp_path / "1")) == 7
+    assert folder_bytes(tmp_path / "2") == folder_bytes(tmp_path / "4") == expected
+    write_table(tmp_path / "t.csv", rows[::-1])
+    quiet(tmp_path / "backwards", table=table, images_per_shard=7)
+    assert folder_bytes(tmp_path / "backwards") == expected
+    quiet(tmp_path / "seed", table=table, images_per_shard=7, seed=1)
+    assert shard_bytes(tmp_path / "seed") != shard_bytes(tmp_path / "1")
 
 
 def test_one_split_for_an_index(tmp_path):
@@ -310,7 +192,7 @@ def test_a_tree_of_classes_and_larger_images(tmp_path):
             (tree / label / f"{label}{number}.img").write_bytes(data)
     summary = quiet(tmp_path / "out", folder=str(tree), max_side=40, validation="none")
     assert summary.manifest.class_ids == ("Bridge", "Tower")
-    assert summary.changes == {"converted": 2, "unchanged": 2, "shrunk": 4}
+    assert summary.findings.changes == {"converted": 2, "shrunk": 4}
     sizes = collections.defaultdict(set)
     for record in read_split(tmp_path / "out", "train_clean"):
         image = tf.io.decode_image(record["encoded"], channels=3, expand_animations=False)
@@ -330,8 +212,8 @@ def test_a_tree_of_classes_and_larger_images(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "either a table or a folder"),
-        ({"table": "t.csv", "folder": "f"}, "either a table or a folder"),
+        ({"sources": []}, "expected a table, a folder or another source"),
+        ({"sources": ["t.csv"]}, r"form \[NAME=\]KIND:PLACE.* Received: 't.csv'"),
         ({"folder": "f", "images": "g"}, "images belongs to a table"),
         ({"table": "t.csv", "split": "train_clean"}, "expected a split other than"),
         ({"table": "t.csv", "split": "a/b"}, "Received: 'a/b'"),
@@ -343,8 +225,9 @@ def test_a_tree_of_classes_and_larger_images(tmp_path):
     ],
 )
 def test_wrong_options(tmp_path, options, message):
+    run = write if "sources" in options else quiet
     with pytest.raises(ValueError, match=message):
-        quiet(tmp_path / "out", **options)
+        run(str(tmp_path / "out"), **options)
     assert not (tmp_path / "out").exists()
 
 
@@ -375,3 +258,40 @@ def test_real_images(shared, tmp_path):
         assert record["encoded"] == (folder / row["path"]).read_bytes()
         assert manifest.class_ids[record["class/label"]] == row["label"]
         assert (record["format"], record["width"], record["height"]) == (b"png", 105, 105)
+
+
+def test_several_sources_become_one_set(tmp_path):
+    rows = write_photos(tmp_path / "a", 6, classes=2)
+    table = write_table(tmp_path / "a" / "t.csv", rows)
+    for number in range(3):
+        (tmp_path / "b" / "10").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "b" / "10" / f"id00{number}.jpg").write_bytes(jpeg(50 + number))
+    command = ["--from", f"folder:{tmp_path}/b", "shop=table:" + table, "--table", table]
+    assert main([*command, "--output", str(tmp_path / "out"), "--validation", "none"]) == 0
+    manifest = schema.Manifest.load(str(tmp_path / "out"))
+    assert manifest.class_ids == ("0", "10", "shop:0", "shop:10")
+    assert manifest.clean_counts == (3, 6, 3, 3)
+    ids = {record["id"].decode() for record in read_split(tmp_path / "out", "train_clean")}
+    plain = {row[0] for row in rows}
+    assert ids == plain | {f"shop:{name}" for name in plain} | {f"10/id00{n}" for n in range(3)}
+
+
+def test_rows_without_images_are_quick(tmp_path, capsys):
+    table = write_table(tmp_path / "t.csv", ((f"{n}", n % 99, f"{n}.jpg") for n in range(20000)))
+    command = ["--table", table, "--output", str(tmp_path / "out"), "--workers", "1"]
+    start = os.times().user
+    assert main(command) == 1
+    assert os.times().user - start < 10
+    assert "20000 (20000 missing)" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "catalogue.sqlite3").exists()
+    assert len(read_rejects(tmp_path / "out")) == 20000
+
+
+def test_tensorflow_is_not_loaded(tmp_path):
+    table = write_table(tmp_path / "t.csv", write_photos(tmp_path, 4))
+    program = (
+        "import sys; from tfrecords_tools import write; "
+        "assert write.main(sys.argv[1:]) == 0; assert 'tensorflow' not in sys.modules"
+    )
+    command = [sys.executable, "-c", program, "--table", table, "--output", str(tmp_path / "out")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
