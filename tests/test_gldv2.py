@@ -1,8 +1,8 @@
 """The tables, the tars and the rows of a synthetic Google Landmarks v2."""
 
+import copy
 import csv
 import os
-import pickle
 import shutil
 
 import pytest
@@ -86,7 +86,7 @@ def test_parts_do_not_mix():
     assert train == formats.TrainId(text) == text
     assert {train: 1}[formats.TrainId(text)] == 1
     assert formats.TrainLandmark("07") == 7
-    assert type(pickle.loads(pickle.dumps(train))) is formats.TrainId  # noqa: S301
+    assert type(copy.copy(train)) is formats.TrainId
 
 
 @pytest.mark.parametrize(
