@@ -6,14 +6,22 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 import files
 import jobs
 from input_pipeline import schema
 from progress import Progress
-from tfrecords_tools import copies, findings, inspection, plan, shards, tfds_metadata
+from tfrecords_tools import (
+    copies,
+    findings,
+    inspection,
+    near_duplicates,
+    plan,
+    shards,
+    tfds_metadata,
+)
 from tfrecords_tools.catalogue import CATALOGUE_NAME, INSPECTED, LISTED, PLANNED, Catalogue
 from tfrecords_tools.findings import Findings
 from tfrecords_tools.options import Options
@@ -33,6 +41,7 @@ class Conversion:
         workers: processes, without effect on the result.
         stream: where progress goes; None shows nothing.
         beam: runs inspection and writing on a cluster instead.
+        near_duplicates: distance at which images look the same; None does not look.
     """
 
     output: str
@@ -40,6 +49,7 @@ class Conversion:
     workers: int
     stream: TextIO | None
     beam: jobs.Beam | None = None
+    near_duplicates: int | None = None
 
     @property
     def catalogue_path(self) -> str:
@@ -91,6 +101,8 @@ def prepare(conversion: Conversion, known: plan.Plan | None) -> tuple[Catalogue,
         if not found.splits:
             raise ConversionError(f"expected at least one usable image. Received: {found}")
         plan.save_plan(conversion.output, planned)
+        if conversion.near_duplicates is not None:
+            found = _find_near_duplicates(conversion, catalogue, found)
     except BaseException as error:
         if isinstance(error, ConversionError):
             catalogue.remove()
@@ -98,6 +110,22 @@ def prepare(conversion: Conversion, known: plan.Plan | None) -> tuple[Catalogue,
             catalogue.close()
         raise
     return catalogue, found
+
+
+def _find_near_duplicates(
+    conversion: Conversion, catalogue: Catalogue, found: Findings
+) -> Findings:
+    images = sum(found.splits.values())
+    progress = conversion.progress("compare", images)
+
+    def run(batches: Iterable[list]) -> Iterator[list]:
+        for results in conversion.run(near_duplicates.hash_places, batches, images):
+            yield results
+            progress.advance(len(results))
+
+    counts = near_duplicates.save(catalogue, conversion.output, conversion.near_duplicates, run)
+    progress.close()
+    return dataclasses.replace(found, near_duplicates=counts)
 
 
 def another_conversion(output: str) -> ConversionError:

@@ -1,7 +1,7 @@
 """Images that are byte for byte the same: which, and whether their labels or splits differ."""
 
 import csv
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import files
 from input_pipeline.schema import VALIDATION
@@ -43,17 +43,34 @@ def compare(catalogue: Catalogue, run: Callable[[Iterable[list]], Iterator[list]
 
 def save(catalogue: Catalogue, directory: str) -> dict[str, int]:
     """Writes `copies.csv`; returns the number of COPIES, and of those OTHER_CLASS, BOTH_SPLITS."""
-    counts = dict.fromkeys((COPIES, OTHER_CLASS, BOTH_SPLITS), 0)
-    path = f"{directory}/{COPIES_NAME}"
+    header = ("id", "label", "split", "copy_id", "copy_label", "copy_split")
+    rows = (row for row in catalogue.ask(_COPIES) if row[0] != row[3])
+    return write_pairs(f"{directory}/{COPIES_NAME}", header, rows, COPIES)
+
+
+def write_pairs(
+    path: str, header: Sequence[str], rows: Iterable[Sequence], what: str
+) -> dict[str, int]:
+    """Writes a table of pairs of images.
+
+    Args:
+        path: of the CSV file.
+        header: names of the columns.
+        rows: id, label and split of the one image, those of the other, and anything more.
+        what: the name of their number.
+
+    Returns:
+        The number of all, by that name, and of those OTHER_CLASS and BOTH_SPLITS.
+    """
+    counts = dict.fromkeys((what, OTHER_CLASS, BOTH_SPLITS), 0)
     with files.open_file(path + files.PARTIAL, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "label", "split", "copy_id", "copy_label", "copy_split"])
-        for row in catalogue.ask(_COPIES):
-            first, first_class, first_split, copy, copy_class, copy_split = row
-            if copy != first:
-                writer.writerow(row)
-                counts[COPIES] += 1
-                counts[OTHER_CLASS] += first_class != copy_class
-                counts[BOTH_SPLITS] += (first_split == VALIDATION) != (copy_split == VALIDATION)
+        writer.writerow(header)
+        for row in rows:
+            writer.writerow(row)
+            _, one_class, one_split, _, other_class, other_split, *_ = row
+            counts[what] += 1
+            counts[OTHER_CLASS] += one_class != other_class
+            counts[BOTH_SPLITS] += (one_split == VALIDATION) != (other_split == VALIDATION)
     files.rename(path + files.PARTIAL, path)
     return counts

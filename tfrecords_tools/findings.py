@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 
-from tfrecords_tools import copies
+from tfrecords_tools import copies, near_duplicates
 from tfrecords_tools.catalogue import Catalogue
 
 _BORDERS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 10**9)
@@ -35,6 +35,7 @@ class Findings:
         copies: see `copies.save`.
         bytes: of all usable files.
         histogram: {(smallest, largest number of images): classes}.
+        near_duplicates: see `near_duplicates.save`; None if they were not looked for.
     """
 
     splits: Mapping[str, int]
@@ -46,6 +47,7 @@ class Findings:
     copies: Mapping[str, int]
     bytes: int
     histogram: Mapping[tuple[int, int], int]
+    near_duplicates: Mapping[str, int] | None = None
 
     def __str__(self) -> str:
         lines = [f"{name:<12} {count:>9} images" for name, count in self.splits.items()]
@@ -70,6 +72,8 @@ class Findings:
                 f"note: {self.copies[copies.COPIES]} images are copies of another, byte for byte"
                 f"{f' ({more})' if more else ''}: {copies.COPIES_NAME} lists them"
             )
+        if self.near_duplicates is not None:
+            lines.append(near_duplicates.describe(self.near_duplicates))
         return lines
 
     def draw_histogram(self) -> str:

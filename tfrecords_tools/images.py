@@ -144,6 +144,19 @@ def _to_jpeg(data: bytes, inspection: Inspection, quality: int) -> bytes:
     return buffer.getvalue()
 
 
+def decode_gray(data: bytes, *, at_least: tuple[int, int]) -> Image.Image:
+    """Returns an image as "L"; a JPEG file is decoded at 1/2, 1/4 or 1/8 if that is large enough.
+
+    Raises RejectedImageError if it cannot be decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            image.draft("L", at_least)
+            return to_8_bits(image).convert("L")
+    except Exception as error:  # damage raises errors of many kinds
+        raise RejectedImageError(DAMAGED) from error
+
+
 def shrunk_size(width: int, height: int, max_side: int) -> tuple[int, int]:
     """Returns the size with `max_side` as the longer side and the same aspect ratio."""
     scale = max_side / max(width, height)

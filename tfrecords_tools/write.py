@@ -34,6 +34,7 @@ from progress import format_seconds
 from tfrecords_tools import conversion, plan, sources, split
 from tfrecords_tools.conversion import Conversion
 from tfrecords_tools.findings import Findings, format_rejects
+from tfrecords_tools.near_duplicates import DISTANCE, NEAR_DUPLICATES_NAME, check_distance
 from tfrecords_tools.options import Options
 
 _EXIT_CODES = """exit codes:
@@ -87,6 +88,7 @@ def write(
     output: str,
     *,
     workers: int | None = None,
+    near_duplicates: int | None = None,
     stream: TextIO | None = sys.stderr,
     beam: jobs.Beam | None = None,
     **options: Any,
@@ -96,6 +98,9 @@ def write(
     Args:
         output: the data directory; it may hold what an earlier run of the same conversion left.
         workers: number of processes, without effect on the result. Default: one per CPU core.
+        near_duplicates: also lists images that look the same, up to so many different bits of 64,
+            in `near_duplicates.csv`; a good number is `near_duplicates.DISTANCE`. All are kept. If
+            that file is missing from a complete set, it is made. Default: does not look.
         stream: where progress goes; None shows nothing.
         beam: runs the work on a cluster; the shards are the same.
         **options: see `Options`.
@@ -104,7 +109,7 @@ def write(
     usable or `output` holds another conversion.
     """
     start = time.monotonic()
-    job = _job(output, workers, stream, beam, options)
+    job = _job(output, workers, near_duplicates, stream, beam, options)
     known = plan.load_plan(job.output)
     summary = _summarise_complete(job, known)
     if summary is None:
@@ -122,6 +127,7 @@ def preview(
     output: str,
     *,
     workers: int | None = None,
+    near_duplicates: int | None = None,
     stream: TextIO | None = sys.stderr,
     beam: jobs.Beam | None = None,
     **options: Any,
@@ -130,7 +136,7 @@ def preview(
 
     What it finds out about the images stays in `output`, and `write` goes on from there.
     """
-    job = _job(output, workers, stream, beam, options)
+    job = _job(output, workers, near_duplicates, stream, beam, options)
     known = plan.load_plan(job.output)
     if summary := _summarise_complete(job, known):
         return str(summary)
@@ -153,6 +159,7 @@ def preview(
 def _job(
     output: str,
     workers: int | None,
+    near_duplicates: int | None,
     stream: TextIO | None,
     beam: jobs.Beam | None,
     options: dict[str, Any],
@@ -160,7 +167,10 @@ def _job(
     workers = (os.cpu_count() or 1) if workers is None else workers
     if workers < 1:
         raise ValueError(f"expected workers >= 1. Received: {workers}")
-    job = Conversion(os.fspath(output), Options(**options), workers, stream, beam)
+    if near_duplicates is not None:
+        check_distance(near_duplicates)
+    output, checked = os.fspath(output), Options(**options)
+    job = Conversion(output, checked, workers, stream, beam, near_duplicates)
     _check_output(job.output, job.options.sources)
     return job
 
@@ -177,7 +187,8 @@ def _check_output(output: str, specifications: Sequence[str]) -> None:
 
 def _summarise_complete(job: Conversion, known: plan.Plan | None) -> Summary | None:
     """Returns the summary of a conversion that an earlier run completed, else None."""
-    if known is None:
+    asked = job.near_duplicates is not None
+    if known is None or (asked and not files.exists(f"{job.output}/{NEAR_DUPLICATES_NAME}")):
         return None
     try:
         manifest = schema.Manifest.load(job.output)
@@ -232,6 +243,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--images-per-shard", type=int, default=1000, metavar="N", help="default: 1000")
     add("--seed", type=int, default=0, metavar="N", help="of shuffle and validation (default: 0)")
     add("--workers", type=int, metavar="N", help="processes (default: one per CPU core)")
+    add(
+        "--near-duplicates",
+        nargs="?",
+        type=int,
+        const=DISTANCE,
+        metavar="BITS",
+        help=f"list images that look the same, up to BITS of 64 apart (without BITS: {DISTANCE})",
+    )
     add(
         "--validation",
         choices=split.VALIDATION_RULES,
