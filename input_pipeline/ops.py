@@ -11,6 +11,7 @@ apart.
 """
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 
@@ -40,9 +41,14 @@ def fold(features: Features, name: str) -> tf.Tensor:
 
 
 def chain(*ops: Op) -> Op:
-    """Applies `ops` in order, each with a seed of its own, so that one may stand there twice."""
+    """Applies `ops` in order, each with a seed of its own, so that one may stand there twice.
+
+    Without random ops, as in validation, no `seed` is needed.
+    """
 
     def op(features: Features) -> Features:
+        if "seed" not in features:
+            return functools.reduce(lambda example, each: each(example), ops, features)
         seed = features["seed"]
         for number, each in enumerate(ops):
             own = tf.random.experimental.stateless_fold_in(seed, tf.constant(number, tf.int64))

@@ -77,6 +77,8 @@ def test_ten_crop_and_center_crop():
     five = [image[:6, :8], image[:6, 5:], image[4:, :8], image[4:, 5:], image[2:8, 2:10]]
     np.testing.assert_array_equal(found, [*five, *(each[:, ::-1] for each in five)])
     np.testing.assert_array_equal(crops.center_crop(6, 8)(features(image))["image"], five[4])
+    validation = ops.chain(sizes.resize_shortest(10), crops.center_crop(6, 8))
+    np.testing.assert_array_equal(validation({"image": tf.constant(image)})["image"], five[4])
 
 
 def is_window(image, window):
