@@ -6,14 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline import ops, schema
+from input_pipeline import examples, ops, order, schema
 from input_pipeline.class_weights import clean_class_weights, total_class_weights
-
-# Shards read at once; records are shuffled globally when they are written, so the buffer only has
-# to break up the order within the shards that are open (about 250 MB of 120 kB JPEGs).
-OPEN_SHARDS = 16
-SHUFFLE_BUFFER = 2048
-READ_BUFFER = 8 * 2**20  # bytes per open shard; a bucket answers small reads slowly
 
 TRAINING_SPLITS = {
     "clean": (schema.TRAIN_CLEAN,),
@@ -65,6 +59,22 @@ class ImageSet:
         """Returns the training shards' paths."""
         return self.manifest.shard_paths(*self._splits())
 
+    def shard_counts(self) -> list[int]:
+        """Returns the number of images in each of the training shards."""
+        return [shard.images for name in self._splits() for shard in self.manifest.splits[name]]
+
+    def labelling(self, noisy_weight: float) -> list[ops.Op]:
+        """Returns the ops that set `label` and `weight` of a training image."""
+        class_weights = tf.constant(self.class_weights(noisy_weight))
+        return [ops.map_label(self.label_table()), ops.weigh(class_weights, noisy_weight)]
+
+    @property
+    def first_label(self) -> int:
+        """The smallest stored label of a class in this set."""
+        if self.data == "clean":
+            return int(np.argmax(self.manifest.clean_labels() >= 0))
+        return 0
+
     def label_table(self) -> tf.Tensor | None:
         """Returns stored label → label of this set, or None where they are the same."""
         return tf.constant(self.manifest.clean_labels()) if self.data == "clean" else None
@@ -111,23 +121,17 @@ def training_batches(
             f"expected at least one batch of {batch_size} training images in "
             f"{images.manifest.directory}. Received: {images.num_images}"
         )
-    first_epoch, done = divmod(first_step, steps_per_epoch)
-
-    def epoch_records(epoch: tf.Tensor) -> tf.data.Dataset:
-        records = _shuffled_records(images.shard_paths(), seed, epoch)
-        positions = tf.data.Dataset.range(steps_per_epoch * batch_size)
-        seeds = positions.map(lambda position: tf.stack([seed + epoch * 1_000_003, position]))
-        skipped = tf.where(epoch == first_epoch, done * batch_size, 0)
-        return tf.data.Dataset.zip({"serialized": records, "seed": seeds}).skip(
-            tf.cast(skipped, tf.int64)
-        )
-
-    class_weights = tf.constant(images.class_weights(noisy_weight))
+    records = order.shuffled_records(
+        images.shard_paths(),
+        images.shard_counts(),
+        seed=seed,
+        images_per_epoch=steps_per_epoch * batch_size,
+        first=first_step * batch_size,
+    )
     chain = [*([crop] if crop else []), ops.resize(square), *augmentation]
-    chain += [ops.map_label(images.label_table()), ops.weigh(class_weights, noisy_weight)]
-    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-    examples = _prepared(epochs.flat_map(epoch_records), chain)
-    return examples.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    chain += images.labelling(noisy_weight)
+    prepared = examples.prepare(records, chain, blank_label=images.first_label)
+    return prepared.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
 def validation_batches(images: ImageSet, *, square: ops.Square, batch_size: int) -> tf.data.Dataset:
@@ -148,45 +152,11 @@ def validation_batches(images: ImageSet, *, square: ops.Square, batch_size: int)
     ones = tf.ones((images.num_classes,))
     chain = [ops.resize(square), ops.map_label(images.label_table()), ops.weigh(ones)]
     records = tf.data.TFRecordDataset(
-        paths, buffer_size=READ_BUFFER, num_parallel_reads=tf.data.AUTOTUNE
-    )
-    examples = _prepared(records.map(lambda serialized: {"serialized": serialized}), chain)
-    batches = examples.batch(batch_size).map(lambda *batch: _fill_up(batch, batch_size))
+        paths, buffer_size=order.READ_BUFFER, num_parallel_reads=tf.data.AUTOTUNE
+    ).map(lambda serialized: {"serialized": serialized})
+    prepared = examples.prepare(records, chain, blank_label=images.first_label)
+    batches = prepared.batch(batch_size).map(lambda *batch: _fill_up(batch, batch_size))
     return batches.prefetch(tf.data.AUTOTUNE)
-
-
-def _shuffled_records(paths: Sequence[str], seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
-    seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
-    order = tf.random.experimental.stateless_shuffle(tf.constant(paths), seeds)
-    records = tf.data.Dataset.from_tensor_slices(order).interleave(
-        lambda path: tf.data.TFRecordDataset(path, buffer_size=READ_BUFFER),
-        cycle_length=min(OPEN_SHARDS, len(paths)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-    return records.shuffle(
-        SHUFFLE_BUFFER, seed=seed + epoch * 1_000_003, reshuffle_each_iteration=False
-    )
-
-
-def _prepared(records: tf.data.Dataset, chain: Sequence[ops.Op]) -> tf.data.Dataset:
-    """Returns the examples (image, label, weight) of {"serialized", …} records.
-
-    A record that no longer decodes is left out with a warning of TensorFlow's in the terminal; it
-    does not end the run. Errors of any other op do.
-    """
-    decoded = records.map(
-        lambda features: ops.decode()(ops.parse()(features)), num_parallel_calls=tf.data.AUTOTUNE
-    ).ignore_errors(log_warning=True)
-    return decoded.map(
-        lambda features: _example(features, chain), num_parallel_calls=tf.data.AUTOTUNE
-    )
-
-
-def _example(features: ops.Features, chain: Sequence[ops.Op]) -> tuple[tf.Tensor, ...]:
-    for op in chain:
-        features = op(features)
-    return features["image"], features["label"], features["weight"]
 
 
 def _fill_up(batch: Sequence[tf.Tensor], batch_size: int) -> tuple[tf.Tensor, ...]:

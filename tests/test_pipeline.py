@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import pathlib
 import shutil
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from input_pipeline import crops, geometry, ops, photometric, pipeline, schema
+from input_pipeline import crops, geometry, ops, photometric, pipeline, records, schema
 from input_pipeline.class_weights import clean_class_weights, total_class_weights
 
 SIZE = 16
@@ -152,26 +151,88 @@ def test_clean_validation_labels_map_into_the_total_labels(manifest):
     np.testing.assert_array_equal(np.flatnonzero(manifest.clean_labels() >= 0)[clean], total)
 
 
-def test_a_record_that_does_not_decode_is_left_out(shards, tmp_path):
-    """The run goes on with the others."""
-    broken = tmp_path / "broken"
-    shutil.copytree(shards, broken)
-    manifest = schema.Manifest.load(str(broken))
-    path = pathlib.Path(manifest.shard_paths("train_clean")[0])
-    records = [bytes(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
-    record = schema.encode_example(
-        encoded=b"\xff\xd8 no jpeg",
-        image_format="jpeg",
-        height=9,
-        width=9,
-        label=0,
-        image_id="x",
-        is_clean=True,
+@pytest.fixture(scope="module")
+def damaged(shards, tmp_path_factory):
+    """The data directory with one image of each split overwritten; no other byte is changed."""
+    folder = tmp_path_factory.mktemp("damaged") / "shards"
+    shutil.copytree(shards, folder)
+    manifest = schema.Manifest.load(str(folder))
+    for split in ("train_clean", "train_noisy", "validation"):
+        path = manifest.shard_paths(split)[0]
+        whole = list(records.read_records(path))
+        start = whole[1].index(b"\xff\xd8\xff")
+        whole[1] = whole[1][:start] + b"<html>no photograph" + whole[1][start + 19 :]
+        with records.RecordWriter(path) as writer:
+            for record in whole:
+                writer.write(record)
+    return manifest
+
+
+def image_ids(manifest, split):
+    path = manifest.shard_paths(split)[0]
+    examples = (tf.train.Example.FromString(record) for record in records.read_records(path))
+    return [
+        example.features.feature[schema.ID].bytes_list.value[0].decode() for example in examples
+    ]
+
+
+@pytest.mark.parametrize("data", ["clean", "total"])
+def test_a_record_that_does_not_decode_keeps_its_place(manifest, damaged, data, capfd):
+    """All other images stay where they are; a line names the one, which counts for nothing."""
+    steps = pipeline.ImageSet(manifest, data).num_images // 8
+    whole = take(batches(pipeline.ImageSet(manifest, data), **augmented()), 2 * steps)
+    capfd.readouterr()
+    found = take(batches(pipeline.ImageSet(damaged, data), **augmented()), 2 * steps)
+    blank = np.concatenate([weights for _, _, weights in found]) == 0
+    bad = 1 + (data == "total")
+    assert 2 * bad - 2 <= blank.sum() <= 2 * bad  # an epoch leaves a few images out
+    for parts in zip(zip(*found, strict=True), zip(*whole, strict=True), strict=True):
+        part, expected = map(np.concatenate, parts)
+        np.testing.assert_array_equal(part[~blank], expected[~blank])
+    assert not np.concatenate([labels for _, labels, _ in found])[blank].any()
+    err = capfd.readouterr().err
+    named = [line for line in err.splitlines() if line.startswith("warning: an image does not")]
+    assert len(named) >= blank.sum()  # the run is a few batches ahead of what was taken
+    expected = {image_ids(damaged, split)[1] for split in splits_of(data)}
+    assert {line.split('"')[1] for line in named} <= expected
+
+
+def splits_of(data):
+    return ("train_clean", "train_noisy") if data == "total" else ("train_clean",)
+
+
+def test_validation_keeps_its_places_too(manifest, damaged):
+    (whole,), (found,) = (
+        take(
+            pipeline.validation_batches(
+                pipeline.ImageSet(each, "total"), square=ops.Square(SIZE), batch_size=8
+            ),
+            -1,
+        )
+        for each in (manifest, damaged)
     )
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for each in [record, *records[1:]]:
-            writer.write(each)
-    assert len(take(batches(pipeline.ImageSet(manifest, "clean")), 14)) == 14
+    assert found[2].tolist() == [1, 0, 1, 1, 1, 1, 1, 0]
+    assert found[1][1] == 0
+    assert not found[0][1].any()
+    for part, expected in zip(found, whole, strict=True):
+        np.testing.assert_array_equal(np.delete(part, 1, 0), np.delete(expected, 1, 0))
+
+
+def test_a_record_that_is_no_example_has_no_name(damaged, tmp_path, capfd):
+    folder = tmp_path / "shards"
+    shutil.copytree(damaged.directory, folder)
+    manifest = schema.Manifest.load(str(folder))
+    path = manifest.shard_paths("validation")[0]
+    whole = list(records.read_records(path))
+    with records.RecordWriter(path) as writer:
+        for record in (b"", b"\xff" * 40, *whole[2:]):
+            writer.write(record)
+    images = pipeline.ImageSet(manifest, "total")
+    ((_, _, weights),) = take(
+        pipeline.validation_batches(images, square=ops.Square(SIZE), batch_size=7), -1
+    )
+    assert weights.tolist() == [0, 0, 1, 1, 1, 1, 1]
+    assert capfd.readouterr().err.count("without a readable id") == 2
 
 
 def test_too_few_images_for_a_batch(manifest):
