@@ -232,10 +232,9 @@ def _find(catalogue: Catalogue, rows: np.ndarray, distance: int) -> int:
     coarse = np.ascontiguousarray(rows["hash"]).view(np.uint64)
     fine = np.ascontiguousarray(rows["fine"]).view(np.uint64).reshape(-1, 4)
     order = np.argsort(coarse, kind="stable")  # and those with one hash by id, as the rows are
-    hashes, starts = np.unique(coarse[order], return_index=True)
-    borders = np.append(starts, len(rows)).tolist()
+    hashes, starts, sizes = np.unique(coarse[order], return_index=True, return_counts=True)
     close = ClosePairs(hashes, distance)
-    pairs = itertools.chain(_equal(borders), _unequal(borders, close))
+    pairs = itertools.chain(_equal(starts, sizes), _unequal(starts, sizes, close))
     while batch := list(itertools.islice(pairs, _INSERTED)):
         members, distances = np.split(np.array(batch), [2], axis=1)  # (P, 2), (P, 1)
         members = np.sort(order[members], axis=1)
@@ -244,27 +243,31 @@ def _find(catalogue: Catalogue, rows: np.ndarray, distance: int) -> int:
         catalogue.change_many(
             "INSERT INTO alike VALUES (?, ?, ?)", found[differing <= _FINE_DISTANCE].tolist()
         )
-    sizes = np.diff(borders)
     return close.crowded + int(sizes[sizes > _MEMBERS].sum())
 
 
-def _equal(borders: list[int]) -> Iterator[tuple[int, int, int]]:
+def _equal(starts: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[int, int, int]]:
     """Yields pairs of images with one hash; in a crowd the first with each of the others."""
-    for start, end in itertools.pairwise(borders):
-        near = min(end, start + _MEMBERS)
+    several = sizes > 1
+    for start, size in zip(starts[several].tolist(), sizes[several].tolist(), strict=True):
+        near = start + min(size, _MEMBERS)
         for first, second in itertools.combinations(range(start, near), 2):
             yield first, second, 0
-        for second in range(near, end):
+        for second in range(near, start + size):
             yield start, second, 0
 
 
-def _unequal(borders: list[int], close: ClosePairs) -> Iterator[tuple[int, int, int]]:
+def _unequal(
+    starts: np.ndarray, sizes: np.ndarray, close: ClosePairs
+) -> Iterator[tuple[int, int, int]]:
     """Yields pairs of images with two hashes."""
     for found in close:
-        for one, other, distance in found.tolist():
-            members = (
-                range(borders[group], min(borders[group + 1], borders[group] + _MEMBERS))
-                for group in (one, other)
-            )
-            for first, second in itertools.product(*members):
-                yield first, second, distance
+        one, other, distances = found.T
+        firsts, seconds = (
+            zip(starts[group].tolist(), np.minimum(sizes[group], _MEMBERS).tolist(), strict=True)
+            for group in (one, other)
+        )
+        for first, second, distance in zip(firsts, seconds, distances.tolist(), strict=True):
+            ranges = (range(start, start + size) for start, size in (first, second))
+            for pair in itertools.product(*ranges):
+                yield *pair, distance
