@@ -225,6 +225,7 @@ def main(argv: list[str] | None = None) -> int:
             images_per_part=args.images_per_part,
             overwrite=args.overwrite,
             beam=jobs.Beam(args.runner[0], tuple(args.runner[1:])) if args.runner else None,
+            stream=sys.stderr,
         )
     except (ValueError, FileNotFoundError, KeyError) as error:
         print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
