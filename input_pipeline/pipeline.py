@@ -41,7 +41,7 @@ class ImageSet:
     @property
     def num_images(self) -> int:
         """Training images of this set."""
-        return sum(self.manifest.images(split) for split in self._splits())
+        return sum(self.manifest.images(split) for split in self.splits)
 
     @property
     def num_validation_images(self) -> int:
@@ -57,11 +57,11 @@ class ImageSet:
 
     def shard_paths(self) -> list[str]:
         """Returns the training shards' paths."""
-        return self.manifest.shard_paths(*self._splits())
+        return self.manifest.shard_paths(*self.splits)
 
     def shard_counts(self) -> list[int]:
         """Returns the number of images in each of the training shards."""
-        return [shard.images for name in self._splits() for shard in self.manifest.splits[name]]
+        return [shard.images for name in self.splits for shard in self.manifest.splits[name]]
 
     def labelling(self, noisy_weight: float) -> list[ops.Op]:
         """Returns the ops that set `label` and `weight` of a training image."""
@@ -79,14 +79,16 @@ class ImageSet:
         """Returns stored label → label of this set, or None where they are the same."""
         return tf.constant(self.manifest.clean_labels()) if self.data == "clean" else None
 
-    def _splits(self) -> Sequence[str]:
+    @property
+    def splits(self) -> Sequence[str]:
+        """The splits of the training images, in the order of `shard_paths`."""
         return [name for name in TRAINING_SPLITS[self.data] if name in self.manifest.splits]
 
 
 def training_batches(
     images: ImageSet,
     *,
-    square: ops.Square,
+    square: ops.Square | Sequence[ops.Square],
     batch_size: int,
     seed: int,
     first_step: int = 0,
@@ -96,12 +98,15 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Endless batches, epoch after epoch, each in an order of its own.
 
-    The order and every random choice follow from `seed`, the epoch and the position, so a run
-    that starts at `first_step` sees exactly what an uninterrupted one sees from there.
+    The order and every random choice follow from `seed`, TensorFlow's global seed, the epoch and
+    the position. A batch is B consecutive positions, whatever they hold: an image that does not
+    decode keeps its place with weight 0. So a run that starts at `first_step` sees exactly what an
+    uninterrupted one sees from there, and what it reads before the first batch does not grow with
+    the step; see `order`.
 
     Args:
         images: the set.
-        square: the resize to S × S pixels.
+        square: the resize to S × S pixels; of several, one is drawn for each batch.
         batch_size: global batch B; an epoch is num_images // B steps, the rest is left out.
         seed: of the order and the augmentation.
         first_step: steps already done.
@@ -110,7 +115,9 @@ def training_batches(
         crop: an op on the image as decoded.
 
     Returns:
-        Dataset of (image uint8 `(B, S, S, 3)`, label int32 `(B,)`, weight float32 `(B,)`).
+        Dataset of (image uint8 `(B, S, S, 3)`, label int32 `(B,)`, weight float32 `(B,)`). With
+        several squares S is not part of the static shape, and a function compiled for a batch is
+        compiled once for each.
 
     Raises:
         ValueError: fewer images than one batch.
@@ -128,7 +135,11 @@ def training_batches(
         images_per_epoch=steps_per_epoch * batch_size,
         first=first_step * batch_size,
     )
-    chain = [*([crop] if crop else []), ops.resize(square), *augmentation]
+    if isinstance(square, ops.Square):
+        resize = ops.resize(square)
+    else:
+        resize = _resize_batchwise(square, batch_size)
+    chain = [*([crop] if crop else []), resize, *augmentation]
     chain += images.labelling(noisy_weight)
     prepared = examples.prepare(records, chain, blank_label=images.first_label)
     return prepared.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
@@ -157,6 +168,23 @@ def validation_batches(images: ImageSet, *, square: ops.Square, batch_size: int)
     prepared = examples.prepare(records, chain, blank_label=images.first_label)
     batches = prepared.batch(batch_size).map(lambda *batch: _fill_up(batch, batch_size))
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _resize_batchwise(squares: Sequence[ops.Square], batch_size: int) -> ops.Op:
+    """Resizes all images of a batch to the same one of `squares`."""
+    if len({square.antialias for square in squares}) != 1:
+        raise ValueError(f"expected squares, all with antialias or none. Received: {squares}")
+    sizes = tf.constant([square.size for square in squares])
+
+    def op(features: ops.Features) -> ops.Features:
+        epoch_seed, position = tf.unstack(features["seed"])
+        batch = {"seed": tf.stack([epoch_seed, position // batch_size])}
+        seed = ops.fold(batch, "resize_batchwise")
+        size = tf.gather(sizes, tf.random.stateless_uniform((), seed, 0, len(squares), tf.int32))
+        image = ops.bilinear(features["image"], tf.stack([size, size]), squares[0].antialias)
+        return {**features, "image": image}
+
+    return op
 
 
 def _fill_up(batch: Sequence[tf.Tensor], batch_size: int) -> tuple[tf.Tensor, ...]:
