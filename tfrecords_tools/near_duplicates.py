@@ -5,8 +5,13 @@ cell is brighter than its right neighbour (N. Krawetz, "Kind of Like That", hack
 Pairs are looked for by 64 bits of 9 x 8 cells; 256 bits of 17 x 16 cells must agree with them, as
 among millions of images some share the coarse ones by chance.
 
-The hash is our own: ImageHash would need every image decoded in full and brings PyWavelets for
-hashes that are of no use here.
+On photographs of groceries at distance 4: of those saved again as JPEG of quality 20 or as WebP, at
+1/3 or 3/2 of the size, brightened by 20 % or darkened by 30 %, 99.6 % or more are found; of those
+cropped by 2 % at each side, 72 %; by 5 %, 1 %. Of 14.9 million pairs of different photographs 22 are
+listed, most of them one scene or one design of package.
+
+The hash is our own: ImageHash decodes every image in full, which takes 11 ms instead of 2 ms at
+1600 x 1200 pixels, and brings PyWavelets for hashes that are of no use here.
 """
 
 import itertools
@@ -25,7 +30,8 @@ DISTANCE = 4  # of 64 bits
 LARGEST_DISTANCE = 8  # above, the bands are so short that most images share two of them
 PAIRS, FLAT, CROWDED = "pairs", "without contrast", "in crowds"
 
-_FINE_DISTANCE = 48  # of 256 bits; chance pairs of photographs have 55 and more
+# Of 256 bits. Another quality, size or brightness changes up to 15, a crop by 2 % up to 43.
+_FINE_DISTANCE = 48
 _CONTRAST = 8  # grey levels between the darkest and the brightest cell; below, bits are noise
 _NEIGHBOURS = 256  # with which a hash is compared, of those that share two bands with it
 _MEMBERS = 32  # of the images with one hash, each of which is paired with each
@@ -165,7 +171,7 @@ def save(
 ) -> dict[str, int]:
     """Writes `near_duplicates.csv`: pairs of images that look the same, the closest first.
 
-    Memory: about 100 bytes per image.
+    Memory: about 130 bytes per image.
 
     Args:
         catalogue: of a planned conversion.
@@ -229,8 +235,8 @@ def _hash_all(catalogue: Catalogue, run: Callable[[Iterable[list]], Iterator[lis
 
 def _find(catalogue: Catalogue, rows: np.ndarray, distance: int) -> int:
     """Stores the pairs of rows that look the same; returns how many images were CROWDED."""
-    coarse = np.ascontiguousarray(rows["hash"]).view(np.uint64)
-    fine = np.ascontiguousarray(rows["fine"]).view(np.uint64).reshape(-1, 4)
+    words = rows.view(np.uint64).reshape(-1, _ROW.itemsize // 8)  # (N, 6)
+    coarse, fine = words[:, 1], words[:, 2:]
     order = np.argsort(coarse, kind="stable")  # and those with one hash by id, as the rows are
     hashes, starts, sizes = np.unique(coarse[order], return_index=True, return_counts=True)
     close = ClosePairs(hashes, distance)
