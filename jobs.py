@@ -4,21 +4,23 @@ A task and its result are JSON values, and a function that makes the one from th
 the top level of a module, so that every way of running it gives the same.
 """
 
-import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
 from typing import Any
 
 import files
 
-_IN_FLIGHT = 3  # tasks per process that are handed over and not yet taken back
+_IN_FLIGHT = 3  # tasks per process that are taken and whose results are not yet given
 
 Task = Any
 Function = Callable[[Task], Any]
@@ -59,20 +61,107 @@ def run(
 
 
 def _run_in_processes(function: Function, tasks: Iterable[Task], workers: int) -> Iterator[Any]:
-    # A forked process would inherit the threads' locks of TensorFlow, where that is loaded.
-    context = multiprocessing.get_context("forkserver")
-    pending: collections.deque = collections.deque()
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent) as pool:
+    numbered = enumerate(tasks)
+    answers: dict[int, Any] = {}  # those that wait for an earlier one
+    wanted = 0
+    with _Workers(function, workers) as pool:
+        upcoming = next(numbered, None)
+        while upcoming or answers or pool.is_busy:
+            is_near = upcoming and upcoming[0] + 1 < wanted + _IN_FLIGHT * workers
+            if is_near and pool.has_room:
+                pool.give(*upcoming)
+                upcoming = next(numbered, None)
+            elif wanted in answers:
+                result, error = answers.pop(wanted)
+                if error is not None:
+                    raise error
+                yield result
+                wanted += 1
+            else:
+                answers.update(pool.take())
+
+
+class _Workers:
+    """Processes with one task each; an error, Ctrl-C among them, ends them at once.
+
+    `ProcessPoolExecutor` waits for ever when Ctrl-C comes while it takes a task.
+    """
+
+    def __init__(self, function: Function, size: int):
+        self._function = function
+        self._size = size
+        # A forked process would inherit the threads' locks of TensorFlow, where that is loaded.
+        self._context = multiprocessing.get_context("forkserver")
+        self._processes: dict[Connection, multiprocessing.Process] = {}
+        self._idle: list[Connection] = []
+        self._busy: dict[Connection, int] = {}  # and the number of the task
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a further task can be given."""
+        return bool(self._idle) or len(self._processes) < self._size
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are tasks that are not taken back."""
+        return bool(self._busy)
+
+    def give(self, number: int, task: Task) -> None:
+        """Hands a task over."""
+        worker = self._idle.pop() if self._idle else self._start()
+        self._busy[worker] = number
+        with contextlib.suppress(BrokenPipeError):  # `take` finds out why
+            worker.send(task)
+
+    def take(self) -> Iterator[tuple[int, Any]]:
+        """Waits for a task; yields (number, (result, error)) of all that are finished."""
+        for worker in multiprocessing.connection.wait(list(self._busy)):
+            try:
+                answer = worker.recv()
+            except (EOFError, ConnectionResetError):
+                process = self._processes[worker]
+                process.join()
+                raise RuntimeError(
+                    f"a process at work on {self._function.__name__} has ended with exit code "
+                    f"{process.exitcode}; -9 may be for want of memory"
+                ) from None
+            self._idle.append(worker)
+            yield self._busy.pop(worker), answer
+
+    def _start(self) -> Connection:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(self._function, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        self._processes[ours] = process
+        return ours
+
+    def __enter__(self) -> "_Workers":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        for worker, process in self._processes.items():
+            worker.close()  # which ends the process when it has nothing to do
+            if kind is not None:
+                process.kill()
+        for process in self._processes.values():
+            process.join()
+
+
+def _work(function: Function, parent: Connection) -> None:
+    """Does what it is told to, until the parent closes the connection."""
+    _follow_parent()
+    while True:
         try:
-            for task in tasks:
-                pending.append(pool.submit(function, task))
-                if len(pending) >= _IN_FLIGHT * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for job in pending:
-                job.cancel()
+            task = parent.recv()
+        except EOFError:
+            return
+        try:
+            answer = function(task), None
+        except Exception as error:
+            error.add_note("".join(traceback.format_exception(error)))  # with the lines in here
+            answer = None, error
+        parent.send(answer)
 
 
 def _follow_parent() -> None:

@@ -169,3 +169,55 @@ def test_wrong_runners_and_options_are_explained(beam, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(ImportError, match=r"waymark\[beam\]"):
         jobs.make_pipeline(square, [], beam)
+
+
+def end(task):
+    if task == 5:
+        os._exit(9)
+    return task
+
+
+def test_a_process_that_ends_is_an_error():
+    with pytest.raises(RuntimeError, match="at work on end has ended with exit code 9"):
+        list(jobs.run(end, range(20), workers=2))
+
+
+def double(task):
+    return task * 2
+
+
+def test_tasks_larger_than_a_pipe_holds():
+    """Both ends would wait for each other if they wrote at the same time."""
+    large = ["x" * 300_000] * 12
+    assert list(jobs.run(double, large, workers=3)) == [text * 2 for text in large]
+
+
+CTRL_C = """
+import sys
+import jobs, test_jobs
+try:
+    print("started")
+    for result in jobs.run(test_jobs.double, iter(int, 1), workers=3):
+        pass
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_ctrl_c_ends_all_processes_at_once():
+    """At any moment: the tasks have no end, and come faster than they can be written down."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    for attempt in range(6):
+        command = [sys.executable, "-c", CTRL_C]
+        with subprocess.Popen(
+            command,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as parent:
+            assert parent.stdout.readline() == b"started\n"
+            time.sleep(0.2 + 0.07 * attempt)
+            os.killpg(parent.pid, signal.SIGINT)
+            output, _ = parent.communicate(timeout=20)
+        assert output == b"stopped\n"
