@@ -223,6 +223,11 @@ TABLES = {
         2,
         "expected a gzip file",
     ),
+    "gzip, damaged at its end, and not UTF-8 in it": (
+        table(gzip.compress((HEAD + "é,1,0.jpg\n").encode("latin-1"))[:-9], "bad.csv.gz"),
+        2,
+        NOT_UTF8,
+    ),
     "not packed, called .gz": (table(HEAD + ROWS, "bad.csv.gz"), 2, "expected a gzip file"),
 }
 FOLDERS = {

@@ -244,7 +244,8 @@ def _good_lines(path: str) -> int:
         file = stack.enter_context(open_binary(path))
         if path.lower().endswith(".gz"):
             file = stack.enter_context(gzip.GzipFile(fileobj=file))
-        with contextlib.suppress(UnicodeDecodeError):
+        # A packed file may be damaged as well, just behind.
+        with contextlib.suppress(UnicodeDecodeError, EOFError, OSError, zlib.error):
             while line := file.readline(_LONGEST_LINE):
                 line.decode()
                 number += 1
