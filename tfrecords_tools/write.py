@@ -18,7 +18,7 @@ import sqlite3
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 if not __package__:
@@ -217,7 +217,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    _add_sources(parser.add_argument)
+    _add_options(parser.add_argument)
+    return parser.parse_args(argv)
+
+
+def _add_sources(add: Callable[..., Any]) -> None:
     add("--table", nargs="+", default=[], metavar="FILE", help="CSV, Parquet or JSON-lines tables")
     add("--folder", nargs="+", default=[], metavar="TREE", help="trees with one folder per class")
     add(
@@ -236,6 +241,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--label-column", metavar="NAME", help="default: label")
     add("--path-column", default="path", metavar="NAME", help="default: path")
     add("--clean-column", metavar="NAME", help="column of 1 and 0 (default: is_clean, if present)")
+
+
+def _add_options(add: Callable[..., Any]) -> None:
     add("--split", metavar="NAME", help="one split of this name for all rows, labels optional")
     add("--decode", action="store_true", help="decode every image before the work begins")
     add("--max-side", type=int, metavar="N", help="shrink larger images to N pixels, as JPEG")
@@ -263,7 +271,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="BEAM",
         help="last: an Apache Beam runner and its options, such as DataflowRunner --project=P",
     )
-    return parser.parse_args(argv)
 
 
 def _arguments(args: argparse.Namespace) -> dict[str, Any]:
