@@ -234,12 +234,16 @@ EMBEDDED = ("BMP of 70,000 x 1",)
 _START = """# Bad inputs
 
 What `tfrecords_tools/write.py` makes of each. The table is written by
-`python tests/bad_inputs.py > docs/bad_inputs.md`; tests/test_bad_inputs.py runs every line of it.
+`python tests/bad_inputs.py > docs/bad_inputs.md`; tests/test_bad_inputs.py runs every line of it,
+the one without permission only where it does not run as root.
 An image that is left out is listed with its reason in `rejects.csv`; the exit code is then 3.
 Every image that is kept is decoded by TensorFlow in the test.
 
 `export/embed.py` reads the same files: it leaves out the same images, and TIFF and animated WebP
-too, which TensorFlow does not decode.
+too, which TensorFlow does not decode. It takes the BMP file of 70,000 x 1, which has no JPEG form.
+
+A JPEG file has no checksums. Without `--decode` only its head and end are looked at: what is cut off
+is found, and damage in between may pass. Training and embedding leave such an image out.
 """
 _FULL = """
 ## A full disk
