@@ -242,8 +242,8 @@ Every image that is kept is decoded by TensorFlow in the test.
 `export/embed.py` reads the same files: it leaves out the same images, and TIFF and animated WebP
 too, which TensorFlow does not decode. It takes the BMP file of 70,000 x 1, which has no JPEG form.
 
-A JPEG file has no checksums. Without `--decode` only its head and end are looked at: what is cut off
-is found, and damage in between may pass. Training and embedding leave such an image out.
+A JPEG file has no checksums. Without `--decode` only its head and end are looked at: what is cut
+off is found, and damage in between may pass. Training gives an image that does not decode weight 0.
 """
 _FULL = """
 ## A full disk
