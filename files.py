@@ -56,9 +56,7 @@ def read(path: str, offset: int = 0, size: int | None = None) -> bytes:
     Raises FileNotFoundError, NotAFileError, or OSError where the file cannot be read.
     """
     if is_remote(path):
-        with open_file(path, "rb") as file:
-            file.seek(offset)
-            return file.read(-1 if size is None else size)
+        return _read_remote(path, offset, size)
     # Opening a pipe waits for its other end, unless told not to.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -71,6 +69,17 @@ def read(path: str, offset: int = 0, size: int | None = None) -> bytes:
         return data
     finally:
         os.close(descriptor)
+
+
+def _read_remote(path: str, offset: int, size: int | None) -> bytes:
+    _, errors = _gfile()
+    try:
+        with open_file(path, "rb") as file:
+            if offset:  # behind the end gfile raises an error
+                file.seek(min(offset, file.size()))
+            return file.read(-1 if size is None else size)
+    except errors.OpError as error:
+        raise _as_os_error(error, path) from error
 
 
 def size_of(path: str) -> int:
