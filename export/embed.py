@@ -37,7 +37,7 @@ from retrieval.embeddings import MANIFEST_NAME, EmbeddingsWriter
 _EXIT_CODES = """exit codes:
   0  the embeddings are complete and no image was rejected
   1  stopped: the folder holds other embeddings, a part is damaged, or the disk is full
-  2  wrong arguments
+  2  wrong arguments, tables or shards
   3  the embeddings are complete, but some images were rejected: rejects.csv lists them"""
 
 
@@ -90,6 +90,7 @@ def embed(
         ValueError: an argument is wrong, an id is repeated or unusable, a path leads out of its
             table's folder, or a shard is damaged.
         OtherRequestError: `output` holds embeddings of another request.
+        RuntimeError: a part that an earlier run left is damaged.
     """
     request = make_request(source, model, output, batch_size, images_per_part)
     if overwrite:

@@ -227,4 +227,4 @@ def _read(path: str, name: str) -> np.ndarray:
         with files.open_file(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return arrays[name]
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: this part is damaged; remove it and start again") from error
+        raise RuntimeError(f"{path}: this part is damaged; remove it and start again") from error

@@ -136,6 +136,22 @@ def test_stopped_while_the_parts_are_removed(model, table, expected, tmp_path, m
     assert contents(tmp_path) == expected
 
 
+def test_a_damaged_part_is_named(model, table, expected, tmp_path, monkeypatch, capsys):
+    interrupted(model, table, tmp_path, monkeypatch, "replace", 10)
+    part = next((tmp_path / "parts").glob("*.npz"))
+    whole = part.read_bytes()
+    argv = ["--model", model, "--table", table, "--output", str(tmp_path), "--batch-size", "7"]
+    argv += ["--images-per-part", "14"]
+    middle = len(whole) // 2
+    for damaged in (b"", whole[:-9], whole[:middle] + bytes(9) + whole[middle + 9 :]):
+        part.write_bytes(damaged)
+        assert command.main(argv) == 1
+        assert f"{part}: this part is damaged; remove it" in capsys.readouterr().err
+    part.unlink()
+    assert command.main(argv) == 3
+    assert contents(tmp_path) == expected
+
+
 def test_beam_gives_the_same_bytes(model, table, expected, tmp_path, capsys):
     pytest.importorskip("apache_beam")
     argv = ["--model", model, "--table", table, "--output", str(tmp_path), "--batch-size", "7"]
