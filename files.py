@@ -6,11 +6,12 @@ the standard library, so that commands on local files start at once.
 
 import errno
 import glob
+import io
 import os
 import shutil
 import stat
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, BinaryIO
 
 PARTIAL = ".partial"  # what a file is called until it is whole
 
@@ -48,6 +49,12 @@ def open_file(path: str, mode: str = "r") -> IO:
     except errors.OpError as error:
         raise _as_os_error(error, path) from error
     return file
+
+
+def open_binary(path: str) -> BinaryIO:
+    """Opens a file for reading, buffered; libraries such as pyarrow and gzip can take it."""
+    file = open_file(path, "rb")
+    return io.BufferedReader(_RemoteFile(file)) if is_remote(path) else file
 
 
 def read(path: str, offset: int = 0, size: int | None = None) -> bytes:
@@ -196,3 +203,33 @@ def _as_os_error(error: Exception, path: str) -> OSError:
     is_missing = type(error).__name__ == "NotFoundError"
     kind = FileNotFoundError if is_missing else OSError
     return kind(f"{path}: {' '.join(error.message.split())}")
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file of tf.io.gfile with all methods of Python's files, which other libraries call."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._file.seek(offset, whence)
+        return self._file.tell()
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from benchmarks.conversion import make_photographs
 from input_pipeline import ops
-from tfrecords_tools import images
+from tfrecords_tools.conversion import images
 
 SETTINGS = [(None, 92), (1024, 92), (768, 95), (768, 92), (768, 85), (640, 92), (512, 92)]
 

@@ -6,7 +6,6 @@ that any machine can read them.
 """
 
 import array
-import csv
 import dataclasses
 import hashlib
 import itertools
@@ -19,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 import files
+from columns import read_columns
 from input_pipeline import ops, schema
 from input_pipeline.records import record_spans
 
@@ -103,34 +103,16 @@ class Tables(_Files):
         """Yields (id, path) in the order of the tables."""
         for table in self.paths:
             inside = os.path.dirname(files.absolute(table)).rstrip("/") + "/"
-            for line, (image_id, path) in _read_csv(table, (self.id_column, self.path_column)):
+            rows = read_columns(table, (self.id_column, self.path_column))
+            for number, (image_id, path) in enumerate(rows, start=1):
                 is_absolute = path.startswith("/") or files.is_remote(path)
                 full = files.absolute(path if is_absolute else inside + path)
                 if not full.startswith(inside):
                     raise ValueError(
-                        f"{table}, line {line}: expected a path inside {inside}. Received: {path!r}"
+                        f"{table}, row {number}: expected a path inside {inside}. "
+                        f"Received: {path!r}"
                     )
                 yield image_id, full
-
-
-def _read_csv(path: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yields (number of the line, cells of `columns`); empty lines are skipped."""
-    files.size_of(path)  # opening a pipe would wait for its other end
-    with files.open_file(path) as file:
-        reader = csv.reader(file)
-        try:
-            header = [name.strip().removeprefix("\ufeff") for name in next(reader, [])]
-            if missing := set(columns) - set(header):
-                raise ValueError(
-                    f"expected the columns {' and '.join(columns)}. Received: {header}, "
-                    f"without {sorted(missing)}"
-                )
-            places = [header.index(column) for column in columns]
-            for cells in filter(None, reader):
-                yield reader.line_num, [cells[place].strip() for place in places]
-        except (csv.Error, IndexError, ValueError) as error:
-            reason = "too few cells" if isinstance(error, IndexError) else error
-            raise ValueError(f"{path}, line {reader.line_num}: {reason}") from error
 
 
 @dataclasses.dataclass(frozen=True)

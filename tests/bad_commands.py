@@ -14,8 +14,8 @@ from image_files import jpeg, write_table
 from pyarrow import parquet
 
 from input_pipeline import schema
-from tfrecords_tools import plan
-from tfrecords_tools.catalogue import CATALOGUE_NAME
+from tfrecords_tools.conversion import plan
+from tfrecords_tools.conversion.catalogue import CATALOGUE_NAME
 from tfrecords_tools.write import write
 
 HEAD = "id,label,path\n"

@@ -18,7 +18,8 @@ import bad_images as bad
 from image_files import encode, jpeg
 from PIL import Image
 
-from tfrecords_tools import images, inspection, tables
+from tfrecords_tools.conversion import images, inspection
+from tfrecords_tools.readers import tables
 
 KEPT = "kept as it is"
 CONVERTED = "kept, stored as JPEG"

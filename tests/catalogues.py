@@ -3,8 +3,8 @@
 import collections
 from hashlib import sha256
 
-from tfrecords_tools.catalogue import Catalogue
-from tfrecords_tools.tables import Row
+from tfrecords_tools.conversion.catalogue import Catalogue
+from tfrecords_tools.readers.tables import Row
 
 
 def make_rows(sizes, clean=True):

@@ -27,11 +27,13 @@ ARROWS = {
     "input_pipeline": [],
     "retrieval": [],
     "demo": [],
+    "columns": [],
     "files": [],
     "jobs": [],
     "progress": [],
 }
-EVERYWHERE = ["files", "jobs", "progress"]  # paths, work on all cores, rate and time left
+# Tables, paths, work on all cores, rate and time left.
+EVERYWHERE = ["columns", "files", "jobs", "progress"]
 NOT_IMPORTED = ("tests", "benchmarks", "notebooks", "docs")
 # tensorflow_datasets, keras_cv, tf_keras and efficientnet load TensorFlow themselves.
 LOADS_TENSORFLOW = ("tensorflow", "keras", "tf_keras", "efficientnet")

@@ -30,7 +30,8 @@ from conftest import ROOT
 from PIL import Image
 
 from input_pipeline import ops, schema
-from tfrecords_tools import check, tables, write
+from tfrecords_tools import check, write
+from tfrecords_tools.readers import tables
 
 SECONDS = 60  # then a command waits or reads for ever
 # Nothing is unreadable for root.

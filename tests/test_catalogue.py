@@ -12,8 +12,8 @@ import pytest
 from catalogues import inspect, make_catalogue, make_rows
 from conftest import ROOT
 
-from tfrecords_tools.catalogue import INSPECTED, LISTED, PLANNED, Catalogue
-from tfrecords_tools.tables import DUPLICATE_ID, Reject, Row
+from tfrecords_tools.conversion.catalogue import INSPECTED, LISTED, PLANNED, Catalogue
+from tfrecords_tools.readers.tables import DUPLICATE_ID, Reject, Row
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_removal(path):
 _FILL = """
 import sys
 from catalogues import make_rows
-from tfrecords_tools.catalogue import Catalogue
+from tfrecords_tools.conversion.catalogue import Catalogue
 catalogue = Catalogue(sys.argv[1])
 catalogue.fill(make_rows([20000]), 0)
 print("listed", flush=True)

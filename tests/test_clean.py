@@ -11,9 +11,9 @@ from PIL import Image
 import files
 from retrieval.embeddings import EmbeddingsWriter
 from tfrecords_tools import clean as command
-from tfrecords_tools import neighbors
 from tfrecords_tools.clean import clean
-from tfrecords_tools.neighbors import NO_LABEL, measure_agreement, own_neighbors
+from tfrecords_tools.cleaning import neighbors
+from tfrecords_tools.cleaning.neighbors import NO_LABEL, measure_agreement, own_neighbors
 
 
 def unit(vectors):
@@ -206,7 +206,7 @@ def test_small_classes_are_dropped(noisy, tmp_path):
 
 
 def test_the_output_is_for_write(noisy, tmp_path):
-    from tfrecords_tools.tables import Row, read_table
+    from tfrecords_tools.readers.tables import Row, read_table
 
     source, is_moved = noisy
     output = str(tmp_path / "elsewhere" / "clean.csv")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from tfrecords_tools.columns import column_names, read_columns
+from columns import column_names, read_columns
 
 NAMES = ["id", "landmark_id", "is_clean"]
 ROWS = [("a", "7", "true"), ("ä b", "9007199254740993", "false"), ("c", "", "")]

@@ -15,7 +15,8 @@ from conftest import ROOT
 from synthetic_gldv2 import ARCHIVES, make_tar, serve, unpacked, write_bucket
 
 from tfrecords_tools import download as command
-from tfrecords_tools import mirror, tars, transfer
+from tfrecords_tools.mirroring import mirror, transfer
+from tfrecords_tools.readers import tars
 
 TAR = "train/images_001.tar"
 CSV = "metadata/train_attribution.csv"

@@ -8,15 +8,15 @@ from image_files import jpeg
 from own_shards import CLASS_IDS, images, write_own
 
 from input_pipeline import records, schema
-from tfrecords_tools import foreign, record_rows, tables
-from tfrecords_tools.example_fields import (
+from tfrecords_tools.readers import foreign, record_rows, tables
+from tfrecords_tools.readers.example_fields import (
     BadExampleError,
     Place,
     feature_names,
     find_values,
     read_place,
 )
-from tfrecords_tools.tables import Reject, Row
+from tfrecords_tools.readers.tables import Reject, Row
 
 IMAGES = [jpeg(seed) for seed in range(6)]
 

@@ -8,9 +8,10 @@ import shutil
 import pytest
 from synthetic_gldv2 import unpacked, write_bucket
 
-from tfrecords_tools import gldv2, gldv2_check, tars
-from tfrecords_tools import gldv2_tables as formats
-from tfrecords_tools.tables import MISSING, Reject, Row
+from tfrecords_tools.mirroring import gldv2_check
+from tfrecords_tools.readers import gldv2, tars
+from tfrecords_tools.readers import gldv2_tables as formats
+from tfrecords_tools.readers.tables import MISSING, Reject, Row
 from tfrecords_tools.write import write
 
 TAR = "train/images_001.tar"

@@ -10,8 +10,8 @@ import tensorflow as tf
 from image_files import encode, jpeg, picture
 from PIL import Image
 
-from tfrecords_tools import images
-from tfrecords_tools.images import Inspection, RejectedImageError, inspect, stored_bytes
+from tfrecords_tools.conversion import images
+from tfrecords_tools.conversion.images import Inspection, RejectedImageError, inspect, stored_bytes
 
 RGB = picture(0, (64, 48))
 GRAY_16 = Image.fromarray(np.arange(64 * 48, dtype=np.uint16).reshape(48, 64) * 21)

@@ -8,8 +8,8 @@ import pytest
 from image_files import encode, jpeg, picture
 from PIL import Image
 
-from tfrecords_tools import jpeg_header
-from tfrecords_tools.jpeg_header import TooShortError, size_of
+from tfrecords_tools.conversion import jpeg_header
+from tfrecords_tools.conversion.jpeg_header import TooShortError, size_of
 
 RGB = picture(0, (61, 43))
 EXIF = Image.Exif()

@@ -9,7 +9,8 @@ import pytest
 from image_files import encode
 from PIL import Image
 
-from tfrecords_tools import images, local_features, verification
+from tfrecords_tools.cleaning import local_features, verification
+from tfrecords_tools.conversion import images
 
 pytest.importorskip("cv2")
 

@@ -9,9 +9,10 @@ import pytest
 from image_files import encode, jpeg, picture, write_table
 from PIL import Image, ImageEnhance
 
-from tfrecords_tools import near_duplicates, write
-from tfrecords_tools.images import RejectedImageError
-from tfrecords_tools.near_duplicates import ClosePairs, hash_image
+from tfrecords_tools import write
+from tfrecords_tools.conversion import near_duplicates
+from tfrecords_tools.conversion.images import RejectedImageError
+from tfrecords_tools.conversion.near_duplicates import ClosePairs, hash_image
 
 
 def run(folder, rows, *arguments):

@@ -8,8 +8,9 @@ from image_files import encode, jpeg, picture, write_photos, write_table
 from PIL import Image
 
 from input_pipeline import schema
-from tfrecords_tools import conversion, shards
-from tfrecords_tools.plan import ConversionError
+from tfrecords_tools.conversion import shards
+from tfrecords_tools.conversion import steps as conversion
+from tfrecords_tools.conversion.plan import ConversionError
 from tfrecords_tools.write import main, preview
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from catalogues import make_catalogue, make_rows, plan_slowly
 
-from tfrecords_tools import conversion, split
-from tfrecords_tools.options import Options
-from tfrecords_tools.tables import Row
+from tfrecords_tools.conversion import split
+from tfrecords_tools.conversion import steps as conversion
+from tfrecords_tools.conversion.options import Options
+from tfrecords_tools.readers.tables import Row
 
 
 def planned(catalogue):

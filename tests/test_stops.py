@@ -13,7 +13,7 @@ from conftest import ROOT
 from conversions import folder_bytes
 from image_files import encode, jpeg, picture, write_photos, write_table
 
-from tfrecords_tools.catalogue import CATALOGUE_NAME, Catalogue
+from tfrecords_tools.conversion.catalogue import CATALOGUE_NAME, Catalogue
 
 
 def command(table, out, *options):

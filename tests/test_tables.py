@@ -6,8 +6,8 @@ import time
 import pytest
 from image_files import write_table
 
-from tfrecords_tools import tables
-from tfrecords_tools.tables import Reject, Row
+from tfrecords_tools.readers import tables
+from tfrecords_tools.readers.tables import Reject, Row
 
 
 def read_table(table, **options):

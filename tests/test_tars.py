@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from synthetic_gldv2 import make_tar, unpacked, write_bucket
 
-from tfrecords_tools import tars
+from tfrecords_tools.readers import tars
 
 TAR = "train/images_001.tar"
 

@@ -12,8 +12,9 @@ from image_files import encode, jpeg, picture
 from own_shards import CLASS_IDS, SPLITS, images, write_own
 
 from input_pipeline import records, schema
-from tfrecords_tools import catalog_sets, foreign, tfds_metadata
-from tfrecords_tools.tables import WHITE_SPACE, Reject
+from tfrecords_tools.conversion import tfds_metadata
+from tfrecords_tools.readers import catalog_sets, foreign
+from tfrecords_tools.readers.tables import WHITE_SPACE, Reject
 
 # TFDS 4.9 calls what protobuf 7 is to drop.
 NAMES = ["red shoe", "boot", "10"]

@@ -21,7 +21,7 @@ from conversions import (
 from image_files import encode, jpeg, picture, write_photos, write_table
 
 from input_pipeline import schema
-from tfrecords_tools import conversion
+from tfrecords_tools.conversion import steps as conversion
 from tfrecords_tools.write import main, write
 
 

@@ -26,8 +26,8 @@ import jobs
 from input_pipeline import schema
 from input_pipeline.records import DamagedRecordError, file_crc32c, read_records
 from progress import Progress
-from tfrecords_tools.example_fields import BadExampleError, Place, find_values
-from tfrecords_tools.split import TRAIN_SPLITS
+from tfrecords_tools.conversion.split import TRAIN_SPLITS
+from tfrecords_tools.readers.example_fields import BadExampleError, Place, find_values
 
 _MAGIC = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
 _SHOWN_PROBLEMS = 50

@@ -47,12 +47,13 @@ if not __package__:
 import numpy as np
 
 import files
+from columns import column_names, read_columns
 from retrieval.embeddings import Embeddings, few, load
 from retrieval.search import KINDS
-from tfrecords_tools import histogram, labelled, tables, verification
-from tfrecords_tools.columns import column_names, read_columns
-from tfrecords_tools.labelled import Labelled
-from tfrecords_tools.neighbors import NO_LABEL, measure_agreement, own_neighbors
+from tfrecords_tools.cleaning import histogram, labelled, verification
+from tfrecords_tools.cleaning.labelled import Labelled
+from tfrecords_tools.cleaning.neighbors import NO_LABEL, measure_agreement, own_neighbors
+from tfrecords_tools.readers import tables
 
 AGREEMENT_COLUMN, CLEAN_COLUMN = "agreement", "is_clean"
 

@@ -24,9 +24,10 @@ if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
 import files
-from tfrecords_tools import gldv2, gldv2_check, gldv2_tables
-from tfrecords_tools.mirror import Mirror, RemoteFile
-from tfrecords_tools.transfer import StoppedError
+from tfrecords_tools.mirroring import gldv2_check
+from tfrecords_tools.mirroring.mirror import Mirror, RemoteFile
+from tfrecords_tools.mirroring.transfer import StoppedError
+from tfrecords_tools.readers import gldv2, gldv2_tables
 
 BASE_URL = "https://s3.amazonaws.com/google-landmark"
 ARCHIVES = {"train": 500, "index": 100, "test": 20}

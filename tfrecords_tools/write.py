@@ -31,11 +31,17 @@ import files
 import jobs
 from input_pipeline import schema
 from progress import format_seconds
-from tfrecords_tools import conversion, plan, sources, split
-from tfrecords_tools.conversion import Conversion
-from tfrecords_tools.findings import Findings, format_rejects
-from tfrecords_tools.near_duplicates import DISTANCE, NEAR_DUPLICATES_NAME, check_distance
-from tfrecords_tools.options import Options
+from tfrecords_tools.conversion import plan, split
+from tfrecords_tools.conversion import steps as conversion
+from tfrecords_tools.conversion.findings import Findings, format_rejects
+from tfrecords_tools.conversion.near_duplicates import (
+    DISTANCE,
+    NEAR_DUPLICATES_NAME,
+    check_distance,
+)
+from tfrecords_tools.conversion.options import Options
+from tfrecords_tools.conversion.steps import Conversion
+from tfrecords_tools.readers import sources
 
 _EXIT_CODES = """exit codes:
   0  the shards are complete and no row was rejected

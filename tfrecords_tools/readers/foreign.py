@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO
 
 import files
+from columns import read_columns
+from files import open_binary
 from input_pipeline import schema
 from input_pipeline.records import record_spans
-from tfrecords_tools import catalog_sets
-from tfrecords_tools.columns import read_columns
-from tfrecords_tools.example_fields import BadExampleError, feature_names
-from tfrecords_tools.record_rows import Features, LabelOf, read_rows
-from tfrecords_tools.seekable import open_binary
-from tfrecords_tools.tables import Rows
+from tfrecords_tools.readers import catalog_sets
+from tfrecords_tools.readers.example_fields import BadExampleError, feature_names
+from tfrecords_tools.readers.record_rows import Features, LabelOf, read_rows
+from tfrecords_tools.readers.tables import Rows
 
 # `.tfrec` and `.tfrecord`, the shard's number before or after that, or its number alone.
 _FILE_NAME = re.compile(r".*(\.tfrec(ords?)?(-\d+-of-\d+)?|-\d{5,}-of-\d{5,})")

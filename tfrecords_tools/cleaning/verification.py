@@ -14,8 +14,9 @@ import numpy as np
 
 import files
 from progress import Progress, ordered_map
-from tfrecords_tools import images, local_features
-from tfrecords_tools.local_features import Features
+from tfrecords_tools.cleaning import local_features
+from tfrecords_tools.cleaning.local_features import Features
+from tfrecords_tools.conversion import images
 
 NEIGHBORS = 10  # of the same label that an image is compared with
 VERIFIED = 2  # of them that have to match

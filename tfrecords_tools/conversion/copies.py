@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import files
 from input_pipeline.schema import VALIDATION
-from tfrecords_tools.catalogue import Catalogue
+from tfrecords_tools.conversion.catalogue import Catalogue
 
 COPIES_NAME = "copies.csv"
 COPIES, OTHER_CLASS, BOTH_SPLITS = "copies", "of another class", "in validation and in training"

@@ -13,7 +13,7 @@ import files
 import jobs
 from input_pipeline import schema
 from progress import Progress
-from tfrecords_tools import (
+from tfrecords_tools.conversion import (
     copies,
     findings,
     inspection,
@@ -22,10 +22,16 @@ from tfrecords_tools import (
     shards,
     tfds_metadata,
 )
-from tfrecords_tools.catalogue import CATALOGUE_NAME, INSPECTED, LISTED, PLANNED, Catalogue
-from tfrecords_tools.findings import Findings
-from tfrecords_tools.options import Options
-from tfrecords_tools.plan import ConversionError
+from tfrecords_tools.conversion.catalogue import (
+    CATALOGUE_NAME,
+    INSPECTED,
+    LISTED,
+    PLANNED,
+    Catalogue,
+)
+from tfrecords_tools.conversion.findings import Findings
+from tfrecords_tools.conversion.options import Options
+from tfrecords_tools.conversion.plan import ConversionError
 
 _SAMPLE = 256  # images that a dry run converts to learn the rate
 _ROWS_PER_WORKER = 500  # below that many a further process costs more than it saves

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 import files
-from tfrecords_tools.columns import column_names, read_columns
+from columns import column_names, read_columns
 
 NO_ID = "no id"
 NO_LABEL = "no label"

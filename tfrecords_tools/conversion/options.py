@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 from input_pipeline import schema
-from tfrecords_tools import sources
-from tfrecords_tools.split import ONE_OF_FOUR, TRAIN_SPLITS, VALIDATION_RULES
-from tfrecords_tools.tables import Rows
+from tfrecords_tools.conversion.split import ONE_OF_FOUR, TRAIN_SPLITS, VALIDATION_RULES
+from tfrecords_tools.readers import sources
+from tfrecords_tools.readers.tables import Rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

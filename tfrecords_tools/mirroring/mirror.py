@@ -19,7 +19,8 @@ from typing import Any, TextIO
 
 import files
 from progress import Progress
-from tfrecords_tools import tars, transfer
+from tfrecords_tools.mirroring import transfer
+from tfrecords_tools.readers import tars
 
 RECORD_NAME = "downloads.json"
 

@@ -4,8 +4,8 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 
-from tfrecords_tools import copies, near_duplicates
-from tfrecords_tools.catalogue import Catalogue
+from tfrecords_tools.conversion import copies, near_duplicates
+from tfrecords_tools.conversion.catalogue import Catalogue
 
 _BORDERS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 10**9)
 _BAR = 40  # characters

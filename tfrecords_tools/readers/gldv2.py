@@ -14,9 +14,9 @@ from typing import NamedTuple, TextIO
 import numpy as np
 
 import files
-from tfrecords_tools import gldv2_tables as formats
-from tfrecords_tools import tars
-from tfrecords_tools.tables import MISSING, Reject, Row, Rows
+from tfrecords_tools.readers import gldv2_tables as formats
+from tfrecords_tools.readers import tars
+from tfrecords_tools.readers.tables import MISSING, Reject, Row, Rows
 
 PARTS = {"train": formats.TRAIN, "index": formats.INDEX, "test": formats.TEST}
 TARS = "images_*.tar"

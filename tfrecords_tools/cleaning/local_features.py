@@ -12,7 +12,7 @@ from types import ModuleType
 
 import numpy as np
 
-from tfrecords_tools import images
+from tfrecords_tools.conversion import images
 
 # On the grocery photographs 30 inliers pass 0.07 % of random pairs of different products, 1.2 % of
 # the pairs that look most alike (the neighbour on the shelf), and 37 % of those of one product.

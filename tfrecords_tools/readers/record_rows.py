@@ -5,16 +5,16 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO
 
+from files import open_binary
 from input_pipeline.records import record_spans
-from tfrecords_tools.example_fields import (
+from tfrecords_tools.readers.example_fields import (
     BadExampleError,
     Place,
     Values,
     find_values,
     read_place,
 )
-from tfrecords_tools.seekable import open_binary
-from tfrecords_tools.tables import BAD_CLEAN, NO_ID, WHITE_SPACE, Reject, Row
+from tfrecords_tools.readers.tables import BAD_CLEAN, NO_ID, WHITE_SPACE, Reject, Row
 
 BAD_RECORD = "not a tf.train.Example"
 NO_IMAGE = "no image in the record"

@@ -5,9 +5,9 @@ from typing import Any
 
 import files
 from input_pipeline.schema import MAX_BYTES
-from tfrecords_tools import images, jpeg_header
-from tfrecords_tools.images import Inspection, RejectedImageError
-from tfrecords_tools.tables import MISSING
+from tfrecords_tools.conversion import images, jpeg_header
+from tfrecords_tools.conversion.images import Inspection, RejectedImageError
+from tfrecords_tools.readers.tables import MISSING
 
 UNREADABLE = "unreadable"
 NOT_A_FILE = "not a file"

@@ -9,7 +9,7 @@ from typing import TextIO
 import numpy as np
 
 import files
-from tfrecords_tools import gldv2, tars
+from tfrecords_tools.readers import gldv2, tars
 
 NOT_LISTED = "the part's table does not list it"
 IN_TWO = "{} has it too"

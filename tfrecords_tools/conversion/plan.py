@@ -14,7 +14,7 @@ from typing import Any
 
 import files
 from input_pipeline.schema import MANIFEST_NAME
-from tfrecords_tools.tables import Reject, Row
+from tfrecords_tools.readers.tables import Reject, Row
 
 PLAN_NAME = "plan.json"
 REJECTS_NAME = "rejects.csv"

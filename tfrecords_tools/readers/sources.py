@@ -13,8 +13,8 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
-from tfrecords_tools import catalog_sets, foreign, gldv2, tables
-from tfrecords_tools.tables import Reject, Row, Rows
+from tfrecords_tools.readers import catalog_sets, foreign, gldv2, tables
+from tfrecords_tools.readers.tables import Reject, Row, Rows
 
 KINDS = ("table", "folder", "gldv2", "tfds", "shards")
 

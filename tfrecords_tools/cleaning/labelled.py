@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from columns import read_columns
 from retrieval.embeddings import Embeddings, few
-from tfrecords_tools import tables
-from tfrecords_tools.columns import read_columns
-from tfrecords_tools.neighbors import NO_LABEL
+from tfrecords_tools.cleaning.neighbors import NO_LABEL
+from tfrecords_tools.readers import tables
 
 NO_EMBEDDING = "no embedding"
 REASONS = (tables.NO_ID, tables.NO_LABEL, tables.DUPLICATE_ID, NO_EMBEDDING)

@@ -9,8 +9,8 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
-from tfrecords_tools import split
-from tfrecords_tools.tables import DUPLICATE_ID, Reject, Row
+from tfrecords_tools.conversion import split
+from tfrecords_tools.readers.tables import DUPLICATE_ID, Reject, Row
 
 CATALOGUE_NAME = "catalogue.sqlite3"
 LISTED, INSPECTED, PLANNED = "listed", "inspected", "planned"

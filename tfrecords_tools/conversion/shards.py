@@ -9,10 +9,10 @@ import files
 from input_pipeline import schema
 from input_pipeline.records import RecordWriter, file_crc32c, read_records
 from progress import ordered_map
-from tfrecords_tools import images
-from tfrecords_tools.example_fields import find_values, read_place
-from tfrecords_tools.images import Inspection, RejectedImageError
-from tfrecords_tools.inspection import fingerprint, read_image
+from tfrecords_tools.conversion import images
+from tfrecords_tools.conversion.images import Inspection, RejectedImageError
+from tfrecords_tools.conversion.inspection import fingerprint, read_image
+from tfrecords_tools.readers.example_fields import find_values, read_place
 
 CHANGED = "changed since it was inspected"
 

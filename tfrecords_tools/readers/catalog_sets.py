@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 import files
-from tfrecords_tools.record_rows import Features, LabelOf, read_rows
-from tfrecords_tools.tables import Rows
+from tfrecords_tools.readers.record_rows import Features, LabelOf, read_rows
+from tfrecords_tools.readers.tables import Rows
 
 _INFO_NAME = "dataset_info.json"
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import files
-from tfrecords_tools.seekable import open_binary
+from files import open_binary
 
 _JSON = (".jsonl", ".ndjson", ".json")
 _BATCH = 4096  # rows of a Parquet file decoded at a time

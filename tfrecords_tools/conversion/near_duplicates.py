@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 from PIL import Image
 
-from tfrecords_tools import copies, images
-from tfrecords_tools.catalogue import Catalogue
-from tfrecords_tools.images import RejectedImageError
-from tfrecords_tools.inspection import read_image
+from tfrecords_tools.conversion import copies, images
+from tfrecords_tools.conversion.catalogue import Catalogue
+from tfrecords_tools.conversion.images import RejectedImageError
+from tfrecords_tools.conversion.inspection import read_image
 
 NEAR_DUPLICATES_NAME = "near_duplicates.csv"
 DISTANCE = 4  # of 64 bits

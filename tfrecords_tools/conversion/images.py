@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline.schema import MAX_PIXELS
-from tfrecords_tools import jpeg_header
+from tfrecords_tools.conversion import jpeg_header
 
 ZERO_BYTES = "zero bytes"
 NOT_AN_IMAGE = "not an image"

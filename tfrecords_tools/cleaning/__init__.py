@@ -1,0 +1,1 @@
+"""What `tfrecords_tools/clean.py` measures of labels and pictures."""

@@ -1,0 +1,1 @@
+"""From rows to shards: the steps of `tfrecords_tools/write.py`."""

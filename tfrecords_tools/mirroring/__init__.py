@@ -1,0 +1,1 @@
+"""What `tfrecords_tools/download.py` does for each file."""

@@ -1,0 +1,1 @@
+"""Where rows come from: tables, trees, tars, other people's shards."""
