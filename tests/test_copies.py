@@ -7,10 +7,10 @@ import pytest
 from catalogues import inspect
 from conversions import quiet
 from image_files import jpeg, write_table
-from tfrecords_tools.catalogue import Catalogue
-from tfrecords_tools.tables import Row
 
-from tfrecords_tools import copies, inspection
+from tfrecords_tools.conversion import copies, inspection
+from tfrecords_tools.conversion.catalogue import Catalogue
+from tfrecords_tools.readers.tables import Row
 
 
 def read_copies(directory):

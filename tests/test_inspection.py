@@ -128,8 +128,10 @@ def test_places_that_cannot_be_read(tmp_path):
     }
     for path, reason in reasons.items():
         assert look(path)[0] == reason
-    assert look(tmp_path / "x", offset=10**9, size=99)[0] == images.ZERO_BYTES
-    assert look(tmp_path / "x", size=len(jpeg(0)) + 50)[0] is None  # a container that was cut off
+    # A tar that was cut off, long before the image or in it.
+    assert look(tmp_path / "x", offset=10**9, size=99)[0] == images.TRUNCATED
+    assert look(tmp_path / "x", size=len(jpeg(0)) + 50)[0] == images.TRUNCATED
+    assert look(tmp_path / "x", size=0)[0] == images.ZERO_BYTES
 
 
 def test_the_fingerprint_is_that_of_the_last_bytes():

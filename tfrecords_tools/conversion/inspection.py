@@ -86,6 +86,8 @@ def _look(
     if size > MAX_BYTES:
         raise RejectedImageError(TOO_MANY_BYTES)
     tail = read_image(path, offset + max(size - _TAIL, 0), min(size, _TAIL))
+    if len(tail) < min(size, _TAIL):  # the tar or TFRecord file ends before
+        raise RejectedImageError(images.TRUNCATED)
     pixels = None
     if not decode and tail.endswith(jpeg_header.END):
         pixels = _plain_jpeg(path, offset, size)
