@@ -132,7 +132,7 @@ def embed(job: Job, member: Member, stage: int) -> None:
         queries.append(job.table("query_nomatch.csv"))
     for images, tables in (("index", [job.table("index.csv")]), ("query", queries)):
         output = job.path("embeddings", name, images)
-        argv = ["--model", model, "--table", *tables, "--output", output]
+        argv = ["--model", model, "--table", *tables, "--output", output, "--overwrite"]
         done = os.path.join(output, "manifest.json")
         job.run("embed", "export/embed.py", embed_command.main, argv, done, info, *tables)
 
