@@ -37,5 +37,5 @@ def folder_bytes(directory):
 
 
 def quiet(output, table=None, folder=None, **options):
-    sources = [f"table:{table}"] if table else [f"folder:{folder}"]
-    return write(str(output), stream=None, sources=sources, **options)
+    source = f"table:{table}" if table else f"folder:{folder}"
+    return write(str(output), stream=None, **{"sources": [source], **options})

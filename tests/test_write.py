@@ -20,9 +20,11 @@ from conversions import (
 )
 from image_files import encode, jpeg, picture, write_photos, write_table
 
+import files
 from input_pipeline import schema
+from tfrecords_tools.check import check
 from tfrecords_tools.conversion import steps as conversion
-from tfrecords_tools.write import main, write
+from tfrecords_tools.write import main
 
 
 def test_shards_hold_the_files_bytes(tmp_path):
@@ -225,9 +227,8 @@ def test_a_tree_of_classes_and_larger_images(tmp_path):
     ],
 )
 def test_wrong_options(tmp_path, options, message):
-    run = write if "sources" in options else quiet
     with pytest.raises(ValueError, match=message):
-        run(str(tmp_path / "out"), **options)
+        quiet(tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
@@ -295,3 +296,27 @@ def test_tensorflow_is_not_loaded(tmp_path):
     )
     command = [sys.executable, "-c", program, "--table", table, "--output", str(tmp_path / "out")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_set_in_a_bucket(tmp_path):
+    """The same shards, through TensorFlow's file systems."""
+    table = write_table(tmp_path / "t.csv", write_photos(tmp_path, 9))
+    remote = f"ram://{tmp_path.name}/out"
+    quiet(remote, table=table, images_per_shard=4, workers=1)
+    quiet(tmp_path / "out", table=table, images_per_shard=4)
+    names = [path.rpartition("/")[2] for path in files.find(f"{remote}/*")]
+    found = {name: files.read(f"{remote}/{name}") for name in names}
+    assert found == folder_bytes(tmp_path / "out")
+    assert quiet(remote, table=table, images_per_shard=4).findings is None
+    assert check(remote, stream=None).problems == []
+
+
+def test_images_in_a_bucket(tmp_path):
+    folder = f"ram://{tmp_path.name}/photos"
+    files.make_folder(f"{folder}/x")
+    for number in range(5):
+        files.write_bytes(f"{folder}/x/{number}.jpg", jpeg(number)[: -9 if number == 3 else None])
+    summary = quiet(tmp_path / "out", folder=folder, workers=1, validation="none")
+    assert summary.rejects == {"truncated": 1}
+    records = {r["id"].decode(): r["encoded"] for r in read_split(tmp_path / "out", "train_clean")}
+    assert records == {f"x/{number}": jpeg(number) for number in (0, 1, 2, 4)}

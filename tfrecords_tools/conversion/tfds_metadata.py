@@ -32,8 +32,9 @@ def write_metadata(manifest: schema.Manifest) -> list[str]:
     """
     import tensorflow_datasets as tfds
 
+    # The folder is not in the files, and TFDS knows fewer kinds of buckets than TensorFlow.
     identity = tfds.core.DatasetIdentity(
-        name=NAME, version=tfds.core.Version(VERSION), data_dir=manifest.directory, module_name=""
+        name=NAME, version=tfds.core.Version(VERSION), data_dir=".", module_name=""
     )
     features = tfds.features.FeaturesDict(_features(manifest))
     info = tfds.core.DatasetInfo(
@@ -84,7 +85,7 @@ def _splits(manifest: schema.Manifest) -> list[Any]:
     import tensorflow_datasets as tfds
 
     template = tfds.core.ShardedFileTemplate(
-        data_dir=manifest.directory,
+        data_dir=".",
         template=_TEMPLATE,
         dataset_name=NAME,
         filetype_suffix="tfrecord",
