@@ -9,7 +9,6 @@ from PIL import Image
 
 from input_pipeline import schema
 from tfrecords_tools.conversion import shards
-from tfrecords_tools.conversion import steps as conversion
 from tfrecords_tools.conversion.plan import ConversionError
 from tfrecords_tools.write import main, preview
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from catalogues import make_catalogue, make_rows, plan_slowly
 
-from tfrecords_tools.conversion import split
-from tfrecords_tools.conversion import steps as conversion
+from tfrecords_tools.conversion import split, steps
 from tfrecords_tools.conversion.options import Options
 from tfrecords_tools.readers.tables import Row
 
@@ -125,7 +124,7 @@ def test_shards_are_of_equal_size(tmp_path, images, per_shard, sizes):
     rows = make_rows([images])
     options = Options(sources=["table:t.csv"], split="index", images_per_shard=per_shard)
     job = conversion.Conversion(str(tmp_path), options, 1, None)
-    tasks = list(conversion.shard_tasks(job, make_catalogue(rows, split="index")))
+    tasks = list(steps.shard_tasks(job, make_catalogue(rows, split="index")))
     assert [task["path"] for task in tasks] == [
         f"{tmp_path}/index-{shard:05d}-of-{len(sizes):05d}.tfrec" for shard in range(len(sizes))
     ]

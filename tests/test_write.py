@@ -23,7 +23,7 @@ from image_files import encode, jpeg, picture, write_photos, write_table
 import files
 from input_pipeline import schema
 from tfrecords_tools.check import check
-from tfrecords_tools.conversion import steps as conversion
+from tfrecords_tools.conversion import steps
 from tfrecords_tools.write import main
 
 
@@ -144,7 +144,7 @@ def test_no_usable_row_is_an_error(tmp_path, capsys):
 
 
 def test_processes_and_order_do_not_change_the_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion, "_ROWS_PER_WORKER", 8)
+    monkeypatch.setattr(steps, "_ROWS_PER_WORKER", 8)
     rows = write_photos(tmp_path, 40)
     (tmp_path / rows[7][2]).write_bytes((tmp_path / rows[3][2]).read_bytes())  # a copy
     (tmp_path / rows[9][2]).write_bytes(jpeg(9)[:-5])

@@ -31,8 +31,7 @@ import files
 import jobs
 from input_pipeline import schema
 from progress import format_seconds
-from tfrecords_tools.conversion import plan, split
-from tfrecords_tools.conversion import steps as conversion
+from tfrecords_tools.conversion import plan, split, steps
 from tfrecords_tools.conversion.findings import Findings, format_rejects
 from tfrecords_tools.conversion.near_duplicates import (
     DISTANCE,
@@ -119,10 +118,10 @@ def write(
     known = plan.load_plan(job.output)
     summary = _summarise_complete(job, known)
     if summary is None:
-        catalogue, findings = conversion.prepare(job, known)
+        catalogue, findings = steps.prepare(job, known)
         with catalogue:
-            kept = conversion.write_shards(job, catalogue)
-            manifest = conversion.finish(job, catalogue)
+            kept = steps.write_shards(job, catalogue)
+            manifest = steps.finish(job, catalogue)
         shards = sum(map(len, manifest.splits.values()))
         rejects = plan.count_rejects(job.output)
         summary = Summary(manifest, rejects, findings, shards - kept, kept, 0.0)
@@ -146,9 +145,9 @@ def preview(
     known = plan.load_plan(job.output)
     if summary := _summarise_complete(job, known):
         return str(summary)
-    catalogue, findings = conversion.prepare(job, known)
+    catalogue, findings = steps.prepare(job, known)
     with catalogue:
-        seconds, size = conversion.try_out(job, catalogue)
+        seconds, size = steps.try_out(job, catalogue)
     images = sum(findings.splits.values())
     return "\n".join(
         [
@@ -207,8 +206,8 @@ def _summarise_complete(job: Conversion, known: plan.Plan | None) -> Summary | N
     )
     if not is_complete:
         return None
-    if conversion.digest_of_request(job) != known.request:
-        raise conversion.another_conversion(job.output)
+    if steps.digest_of_request(job) != known.request:
+        raise steps.another_conversion(job.output)
     return Summary(manifest, rejects, None, 0, len(shards), 0.0)
 
 
