@@ -178,7 +178,7 @@ def test_a_stopped_conversion_outlives_a_command_with_other_options(tmp_path, mo
 
 def stop_after(monkeypatch, shards):
     """Ctrl-C when so many shards are there."""
-    original = conversion.shards.write_shard
+    original = steps.shards.write_shard
     done = []
 
     def write_shard(task):
@@ -187,4 +187,4 @@ def stop_after(monkeypatch, shards):
         done.append(task)
         return original(task)
 
-    monkeypatch.setattr(conversion.shards, "write_shard", write_shard)
+    monkeypatch.setattr(steps.shards, "write_shard", write_shard)

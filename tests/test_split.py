@@ -123,7 +123,7 @@ def test_class_ids(labels, expected):
 def test_shards_are_of_equal_size(tmp_path, images, per_shard, sizes):
     rows = make_rows([images])
     options = Options(sources=["table:t.csv"], split="index", images_per_shard=per_shard)
-    job = conversion.Conversion(str(tmp_path), options, 1, None)
+    job = steps.Conversion(str(tmp_path), options, 1, None)
     tasks = list(steps.shard_tasks(job, make_catalogue(rows, split="index")))
     assert [task["path"] for task in tasks] == [
         f"{tmp_path}/index-{shard:05d}-of-{len(sizes):05d}.tfrec" for shard in range(len(sizes))
