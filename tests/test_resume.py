@@ -162,7 +162,7 @@ def test_changed_images_do_not_mix_with_finished_shards(tmp_path):
 def test_a_stopped_conversion_outlives_a_command_with_other_options(tmp_path, monkeypatch):
     table = write_table(tmp_path / "t.csv", write_photos(tmp_path, 30))
     out = tmp_path / "out"
-    stop_after(monkeypatch, shards=2)
+    stop_after(monkeypatch, count=2)
     with pytest.raises(KeyboardInterrupt):
         quiet(out, table=table, images_per_shard=1)
     monkeypatch.undo()
@@ -176,15 +176,15 @@ def test_a_stopped_conversion_outlives_a_command_with_other_options(tmp_path, mo
     assert (summary.written, summary.kept) == (28, 2)
 
 
-def stop_after(monkeypatch, shards):
+def stop_after(monkeypatch, count):
     """Ctrl-C when so many shards are there."""
-    original = steps.shards.write_shard
+    original = shards.write_shard
     done = []
 
     def write_shard(task):
-        if len(done) == shards:
+        if len(done) == count:
             raise KeyboardInterrupt
         done.append(task)
         return original(task)
 
-    monkeypatch.setattr(steps.shards, "write_shard", write_shard)
+    monkeypatch.setattr(shards, "write_shard", write_shard)

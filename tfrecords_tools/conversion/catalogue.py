@@ -119,6 +119,8 @@ class Catalogue:
                 (_values(row, seed) for row in rows),
             )
             self._ask("CREATE INDEX by_id ON images (id)")
+            # Few, as a rule: without it they are looked for among all.
+            self._ask("CREATE INDEX rejected ON images (id, number) WHERE reason IS NOT NULL")
             self._ask(
                 "UPDATE images SET reason = ? FROM (SELECT number AS other, row_number() OVER "
                 "(PARTITION BY id ORDER BY number) AS place FROM images WHERE reason IS NULL) "
