@@ -155,9 +155,9 @@ def test_processes_and_order_do_not_change_the_shards(tmp_path, monkeypatch):
     assert len(shard_bytes(tmp_path / "1")) == 7
     assert folder_bytes(tmp_path / "2") == folder_bytes(tmp_path / "4") == expected
     write_table(tmp_path / "t.csv", rows[::-1])
-    quiet(tmp_path / "backwards", table=table, images_per_shard=7)
+    quiet(tmp_path / "backwards", table=table, images_per_shard=7, workers=1)
     assert folder_bytes(tmp_path / "backwards") == expected
-    quiet(tmp_path / "seed", table=table, images_per_shard=7, seed=1)
+    quiet(tmp_path / "seed", table=table, images_per_shard=7, workers=1, seed=1)
     assert shard_bytes(tmp_path / "seed") != shard_bytes(tmp_path / "1")
 
 

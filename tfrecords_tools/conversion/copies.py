@@ -27,17 +27,19 @@ WINDOW same AS (PARTITION BY digest ORDER BY id) ORDER BY first, id
 """
 
 
-def compare(catalogue: Catalogue, run: Callable[[Iterable[list]], Iterator[list]]) -> None:
+def compare(catalogue: Catalogue, run: Callable[[Iterable[list], int], Iterator[list]]) -> None:
     """Tells files that only look the same from copies.
 
     Args:
         catalogue: with inspected images.
-        run: takes batches of [number, path, offset, size], yields [[number, digest], …] of each;
-            the digest of a file that cannot be read any more is None.
+        run: takes batches of [number, path, offset, size] and the number of files in all; yields
+            [[number, digest], …] of each batch. The digest of a file that cannot be read any more
+            is None.
     """
     catalogue.change("DROP TABLE IF EXISTS candidates")
     catalogue.change(_CANDIDATES)
-    for results in run(catalogue.batches("SELECT * FROM candidates", _BATCH)):
+    batches = catalogue.batches("SELECT * FROM candidates", _BATCH)
+    for results in run(batches, catalogue.value("SELECT count(*) FROM candidates")):
         catalogue.change_many("UPDATE images SET digest = ?2 WHERE number = ?1", results)
 
 

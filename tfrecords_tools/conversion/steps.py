@@ -1,6 +1,7 @@
 """The steps of a conversion: list, inspect, compare, plan, write."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import os
@@ -182,9 +183,7 @@ def _inspect(conversion: Conversion, catalogue: Catalogue) -> None:
         catalogue.add_inspections(results)
         progress.advance(len(results))
     progress.close()
-    copies.compare(
-        catalogue, lambda batches: conversion.run(inspection.digest_places, batches, left)
-    )
+    copies.compare(catalogue, functools.partial(conversion.run, inspection.digest_places))
     catalogue.set_fact(INSPECTED, "yes")
 
 
