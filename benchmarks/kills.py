@@ -116,7 +116,19 @@ def make_jobs(workdir: pathlib.Path) -> dict[str, Job]:
     run(["tfrecords_tools/write.py", "--table", table, "--output", data])
     train = ["train.py", "--recipe", "tiny", "--stage", "all", "--data", data, "--workdir"]
     run([*train, trained])
-    run(["export/savedmodel.py", "--recipe", "tiny", "--workdir", trained, "--output", model])
+    run(
+        [
+            "export/savedmodel.py",
+            "--recipe",
+            "tiny",
+            "--member",
+            "A",
+            "--workdir",
+            trained,
+            "--output",
+            model,
+        ]
+    )
     write = ["tfrecords_tools/write.py", "--table", table, "--images-per-shard", "7", "--output"]
     embed = ["export/embed.py", "--model", model, "--table", table, "--output"]
     return {
