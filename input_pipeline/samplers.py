@@ -1,8 +1,8 @@
 """Batches whose records are chosen by class or by shape, and read one by one from the shards.
 
 Each call makes or opens the index of the records (`record_index`), not the images. Then a step
-reads just its own records, several at once: 6,000 a second of 275 kB from the page cache on 4 cores,
-with their checksums, as fast as reading in order. A bucket far away answers many small reads
+reads just its own records, several at once, with their checksums: 6,000 a second of 275 kB from
+the page cache of 4 cores, as fast as reading in order. A bucket far away answers many small reads
 slowly, so copy the shards first.
 
 The batches are those of `pipeline.training_batches`: endless, the same in every run, and what is

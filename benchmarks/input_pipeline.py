@@ -1,0 +1,266 @@
+"""Input at 512 px: from files of photographs to batches of uint8, against other ways, in one run.
+
+    python benchmarks/input_pipeline.py [--photos FOLDER] [--passes 5]
+
+Prints the CPU milliseconds per image, all threads together: the median of interleaved passes over
+the same photographs, and the ratio to ours. What is not installed is left out with a sentence.
+
+    ours, originals  input_pipeline/pipeline.py from shards of tfrecords_tools/write.py
+    ours, shrunk     the same from shards of --max-side 768 --quality 92
+    ours, unguarded  from originals, without the guard that keeps the place of undecodable images
+    torch PIL        torch's DataLoader, decoded and resized by Pillow
+    torch turbo      torch's DataLoader, decoded by simplejpeg, resized as uint8 by torch
+    grain PIL        grain from ArrayRecords, decoded and resized by Pillow
+    turbo, originals simplejpeg decodes and nothing else: the limit
+    turbo, shrunk    the same of the shrunk images
+
+Without --photos they are those of ../shared/data/grocery, else of the demo, enlarged to about
+1 megapixel and 275 kB, the size of a Google Landmarks v2 training image.
+"""
+
+import argparse
+import io
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+if not __package__:
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from demo.landmarks import landmark
+from demo.photograph import photograph
+from input_pipeline import ops, order, pipeline, records, schema
+from tfrecords_tools.write import write
+
+SIZE = 512
+BATCH = 32
+LONG, SHORT = 1172, 879  # pixels
+QUALITY, NOISE = 90, 4.3  # give 275 kB
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+Pass = Callable[[], Iterator]
+
+
+def make_photographs(folder: str, count: int = 256) -> None:
+    """Writes `count` JPEG files into `folder/0` … `folder/7`."""
+    found = sorted((ROOT.parent / "shared/data/grocery/images").rglob("*.jpg"))
+    random = np.random.default_rng(0)
+    for number in range(count):
+        if found:
+            image = Image.open(found[number * len(found) // count])
+        else:
+            shown = number % 8
+            data = photograph(0, shown, number // 8 % 4, landmark(0, shown))
+            image = Image.open(io.BytesIO(data))
+        size = (LONG, SHORT) if image.width >= image.height else (SHORT, LONG)
+        pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC), np.float32)
+        noisy = pixels + random.normal(0, NOISE, (*pixels.shape[:2], 1))
+        path = pathlib.Path(folder, str(number % 8), f"{number}.jpg")
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(path, quality=QUALITY)
+
+
+def ours(shards: str) -> Pass:
+    """Training batches of our pipeline."""
+    images = pipeline.ImageSet(schema.Manifest.load(shards), "total")
+    batches = pipeline.training_batches(images, square=ops.Square(SIZE), batch_size=BATCH, seed=0)
+    return lambda: iter(batches)
+
+
+def unguarded(shards: str) -> Pass:
+    """The same order, decoding and resize in plain tf.data, which drops undecodable images."""
+    images = pipeline.ImageSet(schema.Manifest.load(shards), "total")
+    chain = [ops.parse(), ops.decode(), ops.resize(ops.Square(SIZE)), *images.labelling(1.0)]
+
+    def decoded(features: ops.Features) -> ops.Features:
+        return chain[1](chain[0](features))
+
+    def example(features: ops.Features) -> tuple[tf.Tensor, ...]:
+        for op in chain[2:]:
+            features = op(features)
+        return features["image"], features["label"], features["weight"]
+
+    found = order.shuffled_records(
+        images.shard_paths(),
+        images.shard_counts(),
+        seed=0,
+        images_per_epoch=images.num_images // BATCH * BATCH,
+    )
+    decoding = found.map(decoded, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    prepared = decoding.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = prepared.batch(BATCH, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return lambda: iter(batches)
+
+
+def _pillow_square(data: bytes) -> np.ndarray:
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+
+
+def torch_pillow(paths: list[str]) -> Pass:
+    """Torch's DataLoader with Pillow, in one process."""
+    import torch
+
+    def load(path: str) -> torch.Tensor:
+        return torch.from_numpy(_pillow_square(pathlib.Path(path).read_bytes()).copy())
+
+    return _data_loader(paths, load)
+
+
+def torch_turbo(paths: list[str]) -> Pass:
+    """Torch's DataLoader with libjpeg-turbo and torch's resize of uint8, in one process."""
+    import simplejpeg
+    import torch
+
+    def load(path: str) -> torch.Tensor:
+        pixels = torch.from_numpy(simplejpeg.decode_jpeg(pathlib.Path(path).read_bytes()))
+        image = pixels.permute(2, 0, 1)[None]
+        return torch.nn.functional.interpolate(
+            image, size=(SIZE, SIZE), mode="bilinear", antialias=True
+        )[0]
+
+    return _data_loader(paths, load)
+
+
+def _data_loader(paths: list[str], load: Callable) -> Pass:
+    import torch
+
+    class Photographs(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(paths)
+
+        def __getitem__(self, position):
+            return load(paths[position])
+
+    torch.set_num_threads(1)
+    loader = torch.utils.data.DataLoader(Photographs(), batch_size=BATCH, shuffle=True)
+    return lambda: iter(loader)
+
+
+def grain_pillow(paths: list[str], folder: str) -> Pass:
+    """Grain with ArrayRecords and Pillow, in one process and its reading threads."""
+    import grain.python as grain
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    name = os.path.join(folder, "photographs.array_record")
+    writer = ArrayRecordWriter(name, "group_size:1")
+    for path in paths:
+        writer.write(pathlib.Path(path).read_bytes())
+    writer.close()
+
+    class Square(grain.MapTransform):
+        def map(self, element):
+            return _pillow_square(element)
+
+    source = grain.ArrayRecordDataSource([name])
+    sampler = grain.IndexSampler(len(paths), shard_options=grain.NoSharding(), shuffle=True, seed=0)
+    steps = [Square(), grain.Batch(BATCH, drop_remainder=True)]
+    loader = grain.DataLoader(data_source=source, sampler=sampler, operations=steps)
+    return lambda: iter(loader)
+
+
+def turbo(images: list[bytes]) -> Pass:
+    """Libjpeg-turbo decodes, a batch at a time."""
+    import simplejpeg
+
+    def batches() -> Iterator:
+        while True:
+            for start in range(0, len(images), BATCH):
+                for data in images[start : start + BATCH]:
+                    simplejpeg.decode_jpeg(data)
+                yield start
+
+    return batches
+
+
+def make_ways(photos: str, scratch: str) -> dict[str, Pass]:
+    """Returns {name: what begins a pass}, without those whose packages are missing."""
+    paths = sorted(str(path) for path in pathlib.Path(photos).rglob("*.jpg"))
+    shards = {}
+    for name, options in (("originals", {}), ("shrunk", {"max_side": 768, "quality": 92})):
+        shards[name] = os.path.join(scratch, name)
+        source = f"folder:{photos}"
+        write(shards[name], sources=[source], validation="none", stream=None, **options)
+    shrunk = list(_encoded(shards["shrunk"]))
+    originals = [pathlib.Path(path).read_bytes() for path in paths]
+    for name, images in (("originals", originals), ("shrunk", shrunk)):
+        print(f"{name}: {len(images)} of {sum(map(len, images)) / len(images) / 1000:.0f} kB")
+    makers = {
+        "ours, originals": lambda: ours(shards["originals"]),
+        "ours, shrunk": lambda: ours(shards["shrunk"]),
+        "ours, unguarded": lambda: unguarded(shards["originals"]),
+        "torch PIL": lambda: torch_pillow(paths),
+        "torch turbo": lambda: torch_turbo(paths),
+        "grain PIL": lambda: grain_pillow(paths, scratch),
+        "turbo, originals": lambda: turbo(originals),
+        "turbo, shrunk": lambda: turbo(shrunk),
+    }
+    ways = {}
+    for name, make in makers.items():
+        try:
+            ways[name] = make()
+        except ImportError as error:
+            print(f"{name}: left out, {error.name} is not installed")
+    return ways
+
+
+def _encoded(shards: str) -> Iterator[bytes]:
+    for path in schema.Manifest.load(shards).shard_paths(schema.TRAIN_CLEAN):
+        for record in records.read_records(path):
+            feature = tf.train.Example.FromString(record).features.feature
+            yield feature[schema.ENCODED].bytes_list.value[0]
+
+
+def measure(ways: dict[str, Pass], passes: int, batches: int) -> dict[str, list[float]]:
+    """Returns {way: CPU milliseconds per image of each pass}.
+
+    A pass starts anew and is measured after two batches. From then on, threads that work ahead
+    are as far ahead at its end as at its beginning.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(passes):
+        for name, begin in ways.items():
+            iterator = begin()
+            for _ in range(2):
+                next(iterator)
+            start = time.process_time()
+            for _ in range(batches):
+                next(iterator)
+            times[name].append(1000 * (time.process_time() - start) / (batches * BATCH))
+            del iterator
+    return times
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--photos", help="folder per class of JPEG files (default: made ones)")
+    parser.add_argument("--passes", type=int, default=7)
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as scratch:
+        photos = args.photos or os.path.join(scratch, "photos")
+        if args.photos is None:
+            os.makedirs(photos)
+            make_photographs(photos)
+        ways = make_ways(photos, scratch)
+        count = sum(1 for _ in pathlib.Path(photos).rglob("*.jpg"))
+        times = measure(ways, args.passes, count // BATCH - 2)
+    fastest = statistics.median(times["ours, originals"])
+    print(f"{'way':<18}{'CPU ms per image':>18}{'least':>8}{'times ours':>12}")
+    for name, values in times.items():
+        middle = statistics.median(values)
+        print(f"{name:<18}{middle:>18.2f}{min(values):>8.2f}{middle / fastest:>12.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
