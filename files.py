@@ -124,6 +124,11 @@ def find(pattern: str) -> list[str]:
     return sorted(_gfile()[0].glob(pattern) if is_remote(pattern) else glob.glob(pattern))
 
 
+def find_in(folder: str, pattern: str) -> list[str]:
+    """Returns the sorted paths in a folder whose names match; * in the folder's path is just *."""
+    return find(f"{folder if is_remote(folder) else glob.escape(folder)}/{pattern}")
+
+
 def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
     """Yields (folder, names of its files) for a folder and all below it, in the order of names.
 

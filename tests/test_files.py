@@ -148,3 +148,11 @@ def test_tensorflow_is_loaded_for_buckets_only(tmp_path):
         "files.find(path); files.remove(path); assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "a")], cwd=ROOT, check=True)
+
+
+def test_the_path_of_a_folder_is_no_pattern(tmp_path):
+    for name in ("a[b]", "ab"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.txt").touch()
+    assert files.find_in(f"{tmp_path}/a[b]", "*.txt") == [f"{tmp_path}/a[b]/x.txt"]
+    assert files.find(f"{tmp_path}/a[b]/*.txt") == [f"{tmp_path}/ab/x.txt"]

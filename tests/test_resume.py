@@ -188,3 +188,18 @@ def stop_after(monkeypatch, count):
         return original(task)
 
     monkeypatch.setattr(shards, "write_shard", write_shard)
+
+
+def test_what_killed_commands_leave_goes(tmp_path):
+    """One killed before its first shard, with other options; one between its last two steps."""
+    table = write_table(tmp_path / "t.csv", write_photos(tmp_path, 5))
+    out = tmp_path / "a [*] folder"
+    out.mkdir()
+    (out / "train_clean-00003-of-00009.tfrec.partial").write_bytes(b"half a shard")
+    quiet(out, table=table)
+    expected = folder_bytes(out)
+    assert not any(name.endswith((".partial", ".sqlite3")) for name in expected)
+    (out / "catalogue.sqlite3").write_bytes(b"of a command that had only to remove it")
+    (out / "catalogue.sqlite3-journal").write_bytes(b"")
+    assert quiet(out, table=table).findings is None
+    assert folder_bytes(out) == expected

@@ -6,7 +6,6 @@ python tfrecords_tools/check.py data/train [--decode]
 import argparse
 import collections
 import dataclasses
-import glob
 import hashlib
 import io
 import os
@@ -296,10 +295,8 @@ def _look_for_other_files(report: Report) -> None:
     """Reports shards that the manifest does not know and what a stopped run left."""
     manifest = report.manifest
     known = {shard.name for shards in manifest.splits.values() for shard in shards}
-    is_remote = files.is_remote(manifest.directory)
-    folder = manifest.directory if is_remote else glob.escape(manifest.directory)
     for pattern in ("*.tfrec", "*.partial"):
-        for path in files.find(f"{folder}/{pattern}"):
+        for path in files.find_in(manifest.directory, pattern):
             if os.path.basename(path) not in known:
                 report.add(f"{os.path.basename(path)}: not in the manifest")
 

@@ -208,6 +208,8 @@ def _summarise_complete(job: Conversion, known: plan.Plan | None) -> Summary | N
         return None
     if steps.digest_of_request(job) != known.request:
         raise steps.another_conversion(job.output)
+    for path in (job.catalogue_path, job.catalogue_path + "-journal"):
+        files.remove(path)  # of a command that was killed behind its last step but one
     return Summary(manifest, rejects, None, 0, len(shards), 0.0)
 
 

@@ -6,7 +6,6 @@ the inspection found. Shards belong to a conversion only if both agree.
 
 import csv
 import dataclasses
-import glob
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -65,8 +64,7 @@ def load_plan(directory: str) -> Plan | None:
 
     Raises ConversionError if it is damaged, or if there are shards or a manifest without it.
     """
-    folder = directory if files.is_remote(directory) else glob.escape(directory)
-    there = [name for name in ("*.tfrec", MANIFEST_NAME) if files.find(f"{folder}/{name}")]
+    there = [name for name in ("*.tfrec", MANIFEST_NAME) if files.find_in(directory, name)]
     if not there:
         return None
     path = f"{directory}/{PLAN_NAME}"

@@ -263,6 +263,8 @@ def finish(conversion: Conversion, catalogue: Catalogue) -> schema.Manifest:
         plan=plan.load_plan(conversion.output).plan,
     )
     tfds_metadata.write_metadata(manifest)
+    for path in files.find_in(conversion.output, f"*.tfrec{files.PARTIAL}"):
+        files.remove(path)  # of a command that was killed before its first shard, with other shards
     manifest.save()
     catalogue.remove()
     return manifest

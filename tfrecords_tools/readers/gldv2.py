@@ -6,7 +6,6 @@ clean set: 110 MB for train, and once that much again while the places are sorte
 """
 
 import array
-import glob
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TextIO
@@ -53,8 +52,7 @@ def rows(directory: str, part: str = "train", *, stream: TextIO | None = None) -
 
 def find_tars(directory: str, part: str) -> list[str]:
     """Returns the paths of the tars of a part, sorted."""
-    folder = f"{directory}/{part}"
-    return files.find(f"{folder if files.is_remote(folder) else glob.escape(folder)}/{TARS}")
+    return files.find_in(f"{directory}/{part}", TARS)
 
 
 def read_ids(directory: str, part: str) -> np.ndarray:
