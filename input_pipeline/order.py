@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 # Shards read at once; records are shuffled globally when they are written, so the buffer only has
-# to break up the order within the shards that are open (about 250 MB of 120 kB JPEGs).
+# to break up the order within the shards that are open. It takes 250 MB of 120 kB JPEGs, and so do
+# the buffers of the next two blocks, which fill meanwhile.
 OPEN_SHARDS = 16
 SHUFFLE_BUFFER = 2048
 READ_BUFFER = 8 * 2**20  # bytes per open shard; a bucket answers small reads slowly
@@ -31,7 +32,7 @@ def shuffled_records(
 ) -> tf.data.Dataset:
     """Endless records, epoch after epoch, each in an order of its own.
 
-    While a block is used up, the buffers of the next ones fill. A file that cannot be read or does
+    While a block is used up, the buffers of the next two fill. A file that cannot be read or does
     not have its count of records is an error: any other way on would move all later positions.
 
     Args:
@@ -69,7 +70,7 @@ def shuffled_records(
         )
 
     numbers = tf.data.Dataset.range(first_number, np.iinfo(np.int64).max)
-    # One block at a time, and the blocks to come get ready beside it.
+    # One block at a time; an interleave of one keeps two inputs ready beside it.
     return numbers.interleave(
         numbered_block, cycle_length=1, block_length=16, num_parallel_calls=1, deterministic=True
     )
