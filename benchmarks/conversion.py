@@ -3,7 +3,7 @@
     python benchmarks/conversion.py [--photos FOLDER] [--passes 5]
 
 Prints the CPU milliseconds per image of one process: the median of interleaved passes over the
-same files, and the ratio to ours. Without --photos it makes noisy ones of about
+same files, and the ratio to ours. Without --photos they are the demo's drawings, enlarged to about
 1 megapixel and 275 kB, the size of a Google Landmarks v2 training image.
 
     ours      tfrecords_tools/write.py: look at head and end, catalogue, shuffle, shards
@@ -27,27 +27,11 @@ if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from benchmarks.photographs import make_photographs
 from tfrecords_tools.write import write
-
-PIXELS = (1172, 879)
-BYTES = 275_000
-
-
-def make_photographs(folder: str, count: int = 400) -> None:
-    """Writes JPEG files of `PIXELS` and about `BYTES` into `folder/0` … `folder/19`."""
-    random = np.random.default_rng(0)
-    for number in range(count):
-        rough = Image.fromarray(random.integers(0, 256, (30, 40, 3), np.uint8))
-        smooth = np.asarray(rough.resize(PIXELS, Image.Resampling.BICUBIC), np.int16)
-        noise = random.normal(0, 5, (PIXELS[1], PIXELS[0], 1)).astype(np.int16)
-        image = Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8))
-        directory = pathlib.Path(folder, str(number % 20))
-        directory.mkdir(parents=True, exist_ok=True)
-        image.save(directory / f"{number}.jpg", quality=88)
 
 
 def ours(paths: list[str], folder: str, output: str) -> None:
@@ -129,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as made:
         if args.photos is None:
-            make_photographs(made)
+            make_photographs(made, 400)
         times = measure(args.photos or made, args.passes)
     fastest = statistics.median(times["ours"])
     print(f"{'way':<8}{'CPU ms per image':>18}{'times ours':>12}")

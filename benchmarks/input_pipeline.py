@@ -14,12 +14,13 @@ the same photographs, and the ratio to ours. What is not installed is left out w
     turbo, originals simplejpeg decodes and nothing else: the limit
     turbo, shrunk    the same of the shrunk images
 
-Without --photos they are those of ../shared/data/grocery, else of the demo, enlarged to about
+Without --photos they are the demo's drawings, enlarged to about
 1 megapixel and 275 kB, the size of a Google Landmarks v2 training image.
 """
 
 import argparse
 import io
+import itertools
 import os
 import pathlib
 import statistics
@@ -36,37 +37,14 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from demo.landmarks import landmark
-from demo.photograph import photograph
+from benchmarks.photographs import make_photographs
 from input_pipeline import ops, order, pipeline, records, schema
 from tfrecords_tools.write import write
 
 SIZE = 512
 BATCH = 32
-LONG, SHORT = 1172, 879  # pixels
-QUALITY, NOISE = 90, 4.3  # give 275 kB
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 Pass = Callable[[], Iterator]
-
-
-def make_photographs(folder: str, count: int = 256) -> None:
-    """Writes `count` JPEG files into `folder/0` … `folder/7`."""
-    found = sorted((ROOT.parent / "shared/data/grocery/images").rglob("*.jpg"))
-    random = np.random.default_rng(0)
-    for number in range(count):
-        if found:
-            image = Image.open(found[number * len(found) // count])
-        else:
-            shown = number % 8
-            data = photograph(0, shown, number // 8 % 4, landmark(0, shown))
-            image = Image.open(io.BytesIO(data))
-        size = (LONG, SHORT) if image.width >= image.height else (SHORT, LONG)
-        pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC), np.float32)
-        noisy = pixels + random.normal(0, NOISE, (*pixels.shape[:2], 1))
-        path = pathlib.Path(folder, str(number % 8), f"{number}.jpg")
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(path, quality=QUALITY)
 
 
 def ours(shards: str) -> Pass:
@@ -223,14 +201,14 @@ def _encoded(shards: str) -> Iterator[bytes]:
 def measure(ways: dict[str, Pass], passes: int, batches: int) -> dict[str, list[float]]:
     """Returns {way: CPU milliseconds per image of each pass}.
 
-    A pass starts anew and is measured after two batches. From then on, threads that work ahead
-    are as far ahead at its end as at its beginning.
+    A pass starts anew and is measured after four batches. From then on, threads that work ahead
+    are about as far ahead at its end as at its beginning.
     """
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(passes):
         for name, begin in ways.items():
-            iterator = begin()
-            for _ in range(2):
+            iterator = itertools.chain.from_iterable(begin() for _ in itertools.count())
+            for _ in range(4):
                 next(iterator)
             start = time.process_time()
             for _ in range(batches):
@@ -244,16 +222,16 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--photos", help="folder per class of JPEG files (default: made ones)")
-    parser.add_argument("--passes", type=int, default=7)
+    parser.add_argument("--passes", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=24, help=f"of {BATCH} images, each pass")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         photos = args.photos or os.path.join(scratch, "photos")
         if args.photos is None:
             os.makedirs(photos)
-            make_photographs(photos)
+            make_photographs(photos, 256)
         ways = make_ways(photos, scratch)
-        count = sum(1 for _ in pathlib.Path(photos).rglob("*.jpg"))
-        times = measure(ways, args.passes, count // BATCH - 2)
+        times = measure(ways, args.passes, args.batches)
     fastest = statistics.median(times["ours, originals"])
     print(f"{'way':<18}{'CPU ms per image':>18}{'least':>8}{'times ours':>12}")
     for name, values in times.items():

@@ -21,7 +21,7 @@ if not __package__:
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.conversion import make_photographs
+from benchmarks.photographs import make_photographs
 from input_pipeline import ops
 from tfrecords_tools.conversion import images
 
