@@ -107,6 +107,7 @@ def run_stage(where, recipe: Recipe, member: Member, stage: Stage, args) -> None
         f"member {member.name} stage {stage.number}: {images.num_images} {stage.data} images of "
         f"{images.num_classes} classes at {stage.image_size} px, {stage.epochs} epochs"
     )
+    keras.backend.clear_session()  # layers are numbered as if no stage had run in this process
     keras.utils.set_random_seed(seed * 1000 + stage.number)
     steps_per_epoch = images.num_images // stage.batch_size
     total_steps = stage.epochs * steps_per_epoch
@@ -152,6 +153,13 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, FloatingPointError, strategy.NoTPUError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except tf.errors.DataLossError as error:  # any other way on would move all later images
+        print(
+            f"error: a shard is damaged: {error.message.strip().splitlines()[0]}; "
+            f"python tfrecords_tools/check.py {args.data} says which",
+            file=sys.stderr,
+        )
+        return 1
     except (stages.StoppedError, KeyboardInterrupt) as stopped:
         print(f"{stopped or 'stopped'}; the same command goes on from there", file=sys.stderr)
         return 130

@@ -140,6 +140,17 @@ def test_what_is_wrong_is_said_in_one_line(shards, tmp_path, capsys, more, messa
     assert message in error
 
 
+def test_a_damaged_shard_ends_the_run_with_a_sentence(shards, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(shards, data)
+    path = next(data.glob("train_clean-*.tfrec"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    assert train.main(command(str(data), tmp_path / "run", "--stage", "1")) == 1
+    assert "error: a shard is damaged: corrupted record at" in capsys.readouterr().err
+
+
 def test_another_recipe_in_the_same_workdir_is_refused(finished, shards, capsys):
     argv = command(shards, finished, "--stage", "1", "--set", "stage.epochs=5")
     assert train.main(argv) == 2
