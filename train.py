@@ -153,10 +153,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, FloatingPointError, strategy.NoTPUError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except tf.errors.DataLossError as error:  # any other way on would move all later images
+    except tf.errors.DataLossError:  # any other way on would move all later images
         print(
-            f"error: a shard is damaged: {error.message.strip().splitlines()[0]}; "
-            f"python tfrecords_tools/check.py {args.data} says which",
+            f"error: a shard is damaged: python tfrecords_tools/check.py {args.data} says which",
             file=sys.stderr,
         )
         return 1

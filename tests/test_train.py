@@ -148,7 +148,7 @@ def test_a_damaged_shard_ends_the_run_with_a_sentence(shards, tmp_path, capsys):
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
     assert train.main(command(str(data), tmp_path / "run", "--stage", "1")) == 1
-    assert "error: a shard is damaged: corrupted record at" in capsys.readouterr().err
+    assert "error: a shard is damaged" in capsys.readouterr().err
 
 
 def test_another_recipe_in_the_same_workdir_is_refused(finished, shards, capsys):
