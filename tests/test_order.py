@@ -145,7 +145,7 @@ PROGRAM = """
 import hashlib, sys
 import tensorflow as tf
 from input_pipeline import ops, pipeline, schema
-tf.random.set_seed(0)  # as training does; the order depends on it
+tf.random.set_seed(3001)  # as training does; the order depends on it
 folder, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 images = pipeline.ImageSet(schema.Manifest.load(folder), "total")
 batches = pipeline.training_batches(
@@ -168,7 +168,7 @@ def start(folder, first, last, log):
 
 def test_killed_and_started_again_gives_the_same_batches(many_shards, tmp_path):
     """Batches' hashes of a process that is killed, and of one that goes on, over two epochs."""
-    tf.random.set_seed(0)
+    tf.random.set_seed(3001)
     images = pipeline.ImageSet(schema.Manifest.load(many_shards), "total")
     steps = 2 * (images.num_images // 8) + 3
     batches = pipeline.training_batches(images, square=ops.Square(8), batch_size=8, seed=3)
