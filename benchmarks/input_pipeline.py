@@ -43,6 +43,7 @@ from tfrecords_tools.write import write
 
 SIZE = 512
 BATCH = 32
+WARM_UP = 40  # batches
 
 Pass = Callable[[], Iterator]
 
@@ -201,14 +202,15 @@ def _encoded(shards: str) -> Iterator[bytes]:
 def measure(ways: dict[str, Pass], passes: int, batches: int) -> dict[str, list[float]]:
     """Returns {way: CPU milliseconds per image of each pass}.
 
-    A pass starts anew and is measured after four batches. From then on, threads that work ahead
-    are about as far ahead at its end as at its beginning.
+    A pass starts anew and is measured after `WARM_UP` batches, in which shuffle buffers fill and
+    tf.data finds its parallelism. From then on, threads that work ahead are about as far ahead at
+    its end as at its beginning.
     """
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(passes):
         for name, begin in ways.items():
             iterator = itertools.chain.from_iterable(begin() for _ in itertools.count())
-            for _ in range(4):
+            for _ in range(WARM_UP):
                 next(iterator)
             start = time.process_time()
             for _ in range(batches):
