@@ -4,6 +4,7 @@ A path with "://" goes through tf.io.gfile, and TensorFlow is loaded for it; all
 the standard library, so that commands on local files start at once.
 """
 
+import contextlib
 import errno
 import glob
 import io
@@ -186,11 +187,25 @@ def remove_folder(path: str) -> None:
         shutil.rmtree(path)
 
 
+@contextlib.contextmanager
+def replacing(path: str, mode: str = "w") -> Iterator[IO]:
+    """Opens a file to be written under a temporary name; it is whole or not there.
+
+    It gets its name when the block ends, and is removed when an error leaves the block.
+    """
+    try:
+        with open_file(path + PARTIAL, mode) as file:
+            yield file
+        rename(path + PARTIAL, path)
+    except BaseException:
+        remove(path + PARTIAL)
+        raise
+
+
 def write_bytes(path: str, data: bytes) -> None:
-    """Writes a file under a temporary name and renames it, so that it is whole or not there."""
-    with open_file(path + PARTIAL, "wb") as file:
+    """Writes a file at once, as `replacing` does."""
+    with replacing(path, "wb") as file:
         file.write(data)
-    rename(path + PARTIAL, path)
 
 
 def write_text(path: str, text: str) -> None:

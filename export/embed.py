@@ -152,14 +152,13 @@ def _join(request: Request) -> None:
 def _write_rejects(path: str, paths: list[str]) -> int:
     """Writes the ids and reasons of all rejected images; returns their number."""
     count = 0
-    with files.open_file(path + files.PARTIAL, "w") as file:
+    with files.replacing(path) as file:
         writer = csv.writer(file)
         writer.writerow(("id", "reason"))
         for part in paths:
             rejects = parts.read_texts(part)["rejects"]
             writer.writerows(rejects)
             count += len(rejects)
-    files.rename(path + files.PARTIAL, path)
     return count
 
 

@@ -156,3 +156,16 @@ def test_the_path_of_a_folder_is_no_pattern(tmp_path):
         (tmp_path / name / "x.txt").touch()
     assert files.find_in(f"{tmp_path}/a[b]", "*.txt") == [f"{tmp_path}/a[b]/x.txt"]
     assert files.find(f"{tmp_path}/a[b]/*.txt") == [f"{tmp_path}/ab/x.txt"]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("before")
+    with pytest.raises(TypeError), files.replacing(str(path)) as file:
+        file.write(b"not text")
+    assert path.read_text() == "before"
+    with files.replacing(str(path)) as file:
+        file.write("after")
+        assert path.read_text() == "before"
+    assert path.read_text() == "after"
+    assert list(tmp_path.iterdir()) == [path]

@@ -228,20 +228,15 @@ def _write(
     """Copies the table, row by row, and adds the two columns."""
     added = (AGREEMENT_COLUMN, CLEAN_COLUMN)
     names = [name for name in column_names(table) if name not in added]
-    partial = output + files.PARTIAL
     files.make_folder(os.path.dirname(files.absolute(output)))
-    try:
-        with files.open_file(partial, "w") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*names, *added])
-            rows = read_columns(table, names)
-            for cells, row in zip(rows, known.positions.tolist(), strict=True):
-                judged = row >= 0 and np.isfinite(scores[row])
-                score = f"{scores[row]:.4f}" if judged else ""
-                writer.writerow([*cells, score, int(row >= 0 and is_clean[row])])
-        files.rename(partial, output)
-    finally:
-        files.remove(partial)
+    with files.replacing(output) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*names, *added])
+        rows = read_columns(table, names)
+        for cells, row in zip(rows, known.positions.tolist(), strict=True):
+            judged = row >= 0 and np.isfinite(scores[row])
+            score = f"{scores[row]:.4f}" if judged else ""
+            writer.writerow([*cells, score, int(row >= 0 and is_clean[row])])
 
 
 def _summarise(

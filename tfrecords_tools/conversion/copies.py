@@ -65,7 +65,7 @@ def write_pairs(
         The number of all, by that name, and of those OTHER_CLASS and BOTH_SPLITS.
     """
     counts = dict.fromkeys((what, OTHER_CLASS, BOTH_SPLITS), 0)
-    with files.open_file(path + files.PARTIAL, "w") as file:
+    with files.replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         for row in rows:
@@ -74,5 +74,4 @@ def write_pairs(
             counts[what] += 1
             counts[OTHER_CLASS] += one_class != other_class
             counts[BOTH_SPLITS] += (one_split == VALIDATION) != (other_split == VALIDATION)
-    files.rename(path + files.PARTIAL, path)
     return counts

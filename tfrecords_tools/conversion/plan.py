@@ -87,12 +87,10 @@ def save_plan(directory: str, plan: Plan) -> None:
 
 def save_rejects(directory: str, rejects: Iterable[Reject]) -> None:
     """Writes `rejects.csv`."""
-    path = f"{directory}/{REJECTS_NAME}"
-    with files.open_file(path + files.PARTIAL, "w") as file:
+    with files.replacing(f"{directory}/{REJECTS_NAME}") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "path", "reason"])
         writer.writerows(map(dataclasses.astuple, rejects))
-    files.rename(path + files.PARTIAL, path)
 
 
 def count_rejects(directory: str) -> dict[str, int]:
