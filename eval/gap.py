@@ -12,8 +12,9 @@ if not __package__:
 
 import numpy as np
 
-from eval import command, metrics, solutions
-from retrieval import embeddings, search
+from eval import breakdown, command, metrics, solutions
+from retrieval import search
+from retrieval.unique_ids import few
 
 
 def vote(answers: search.Answers, labels: Mapping[str, str]) -> dict[str, metrics.Prediction]:
@@ -34,7 +35,7 @@ def vote(answers: search.Answers, labels: Mapping[str, str]) -> dict[str, metric
     if missing:
         raise ValueError(
             f"expected a label for every index image. Received none for {len(missing):,}: "
-            f"{embeddings.few(missing)}"
+            f"{few(missing)}"
         )
     names = sorted({labels[image] for image in answers.index_ids}, key=_sort_key(labels))
     code_of = {name: code for code, name in enumerate(names)}
@@ -61,6 +62,10 @@ def evaluate(
     id_column: str = "id",
     label_column: str = "label",
     bootstrap: int = 0,
+    ignore_unlabelled: bool = False,
+    per_query: str | None = None,
+    per_class: str | None = None,
+    write_predictions: str | None = None,
 ) -> dict:
     """Scores embeddings, or a prediction file if one is given, against a recognition solution.
 
@@ -76,10 +81,15 @@ def evaluate(
         id_column: the label table's column of image ids.
         label_column: the label table's column of labels.
         bootstrap: resamplings for confidence intervals; 0 for none.
+        ignore_unlabelled: leave predictions for queries without a label out of the GAP; by default
+            they are wrong answers.
+        per_query: path of a table to write; see `breakdown.recognition_per_query`.
+        per_class: path of a table to write; see `breakdown.recognition_per_class`.
+        write_predictions: path of the submission file `id,landmarks` to write.
 
     Returns:
-        gap, top_1, and counts: queries (of the solution), labelled (with a right answer),
-        predicted.
+        gap, top_1, top_1_error, and counts: queries (of the solution), labelled (with a right
+        answer), predicted.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -89,16 +99,21 @@ def evaluate(
     if not any(truths.values()):
         raise ValueError(f"expected a label for at least one query. Received: none in {solution}")
     if predictions:
-        predicted, kind = solutions.read_recognition_predictions(predictions), "predictions"
+        predicted = solutions.read_recognition_predictions(predictions, queries=truths.keys())
+        kind = "predictions"
     elif labels is None:
         raise ValueError("expected the table of the index images' labels. Received: none")
     else:
         table = solutions.read_labels(labels, id_column=id_column, label_column=label_column)
-        answers = search.answer(index, query, weights=weights, search=kind, k=neighbors)
+        answers = command.answer(index, query, weights=weights, kind=kind, k=neighbors)
         predicted, kind = vote(answers, table), answers.search
+    judged = metrics.judge_recognition(predicted, truths)
+    _write(judged, predicted, truths, per_query, per_class, write_predictions)
+    top_1 = judged.top_1(bootstrap=bootstrap)
     scores = {
-        "gap": metrics.global_average_precision(predicted, truths, bootstrap=bootstrap),
-        "top_1": metrics.top_1_accuracy(predicted, truths, bootstrap=bootstrap),
+        "gap": judged.gap(ignore_unlabelled=ignore_unlabelled, bootstrap=bootstrap),
+        "top_1": top_1,
+        "top_1_error": metrics.complement(top_1),
     }
     return {
         **command.with_intervals(scores),
@@ -107,6 +122,24 @@ def evaluate(
         "predicted": len(predicted),
         "search": kind,
     }
+
+
+def _write(
+    judged: metrics.Recognized,
+    predicted: Mapping[str, metrics.Prediction],
+    truths: Mapping[str, frozenset[str]],
+    per_query: str | None,
+    per_class: str | None,
+    predictions: str | None,
+) -> None:
+    """Writes the files that were asked for."""
+    if predictions:
+        solutions.write_recognition_predictions(predictions, predicted)
+    if per_query:
+        table = breakdown.recognition_per_query(judged, predicted, truths)
+        breakdown.write_table(per_query, table)
+    if per_class:
+        breakdown.write_table(per_class, breakdown.recognition_per_class(predicted, truths))
 
 
 def _sort_key(labels: Mapping[str, str]):
@@ -140,11 +173,17 @@ def main(argv: list[str] | None = None) -> int:
         description="GAP of the labels that the nearest index images give to the queries.",
     )
     command.add_arguments(parser)
+    command.add_files(parser)
     parser.add_argument("--labels", metavar="CSV", help="labels of the index images")
     parser.add_argument("--id-column", default="id", metavar="NAME", help="of --labels")
     parser.add_argument("--label-column", default="label", metavar="NAME", help="of --labels")
     parser.add_argument(
         "--neighbors", type=int, default=1, metavar="K", help="how many vote (default: 1)"
+    )
+    parser.add_argument(
+        "--ignore-unlabelled",
+        action="store_true",
+        help="leave predictions for queries without a label out (default: they are wrong)",
     )
     options = parser.parse_args(argv)
     command.check_source(parser, options)
@@ -163,6 +202,10 @@ def main(argv: list[str] | None = None) -> int:
             id_column=options.id_column,
             label_column=options.label_column,
             bootstrap=options.bootstrap,
+            ignore_unlabelled=options.ignore_unlabelled,
+            per_query=options.per_query,
+            per_class=options.per_class,
+            write_predictions=options.write_predictions,
         )
         command.show(result, options.output)
     except (ImportError, OSError, ValueError) as error:

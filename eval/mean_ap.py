@@ -10,7 +10,9 @@ from collections.abc import Sequence
 if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
-from eval import command, metrics, solutions
+import numpy as np
+
+from eval import breakdown, coded, command, metrics, solutions
 from retrieval import search
 
 
@@ -24,6 +26,13 @@ def evaluate(
     kind: str = "auto",
     k: int = 100,
     bootstrap: int = 0,
+    index_ids: str | None = None,
+    labels: str | None = None,
+    id_column: str = "id",
+    label_column: str = "label",
+    per_query: str | None = None,
+    per_class: str | None = None,
+    write_predictions: str | None = None,
 ) -> dict:
     """Scores embeddings, or a prediction file if one is given, against a retrieval solution.
 
@@ -36,36 +45,63 @@ def evaluate(
         kind: of search, "auto", "exact" or "scann".
         k: the number of ranks of mAP@k.
         bootstrap: resamplings for confidence intervals; 0 for none.
+        index_ids: path of a table with the index ids as `id`; predictions of others are an error.
+        labels: path of a table with the class of every query, for `per_class`.
+        id_column: its column of query ids.
+        label_column: its column of classes.
+        per_query: path of a table to write; see `breakdown.rankings_per_query`.
+        per_class: path of a table to write; see `breakdown.rankings_per_class`.
+        write_predictions: path of the submission file `id,images` to write.
 
     Returns:
-        map_at_<k>, recall_at_1, recall_at_5, recall_at_10 (as far as k goes), and counts: queries
-        (scored), ignored (without a right answer), unanswered (scored, but without predictions).
+        The metrics of `metrics.summary` (map_at_<k>, recall_at_1, ...) and counts: queries
+        (scored), ignored (without a right answer), unanswered (scored, but without predictions),
+        and with an index not_in_index (relevant images that it lacks, which are never found).
 
     Raises:
         FileNotFoundError: if a file is missing.
         ValueError: if files do not fit each other or their formats.
     """
-    if predictions:
-        rankings, kind = solutions.read_retrieval_predictions(predictions), "predictions"
+    truths = coded.read_truths(solution)
+    counts: dict[str, int | str] = {}
+    if predictions is None:
+        answers = command.answer(index, query, weights=weights, kind=kind, k=k)
+        rankings = coded.rankings_of_answers(answers, truths, k)
+        if write_predictions:
+            search.write_predictions(write_predictions, answers.rankings())
+        indexed = truths.vocabulary.numbers(answers.index_ids)
+        counts["not_in_index"] = len(truths.vocabulary) - int(np.count_nonzero(indexed >= 0))
+        kind = answers.search
+    elif index_ids is None:
+        rankings, kind = coded.read_rankings(predictions, truths, k), "predictions"
     else:
-        answers = search.answer(index, query, weights=weights, search=kind, k=k)
-        rankings, kind = answers.rankings(), answers.search
-    truths = solutions.read_retrieval_solution(solution)
-    return {**score(rankings, truths, k=k, bootstrap=bootstrap), "search": kind}
+        known = solutions.read_ids(index_ids)
+        read = solutions.read_retrieval_predictions(
+            predictions, queries=frozenset(truths.queries), images=known
+        )
+        rankings, kind = coded.rankings_of(read, truths, k), "predictions"
+    relevance = coded.judge(truths, rankings)
+    result = _result(relevance, k, bootstrap)
+    if per_query:
+        breakdown.write_table(per_query, breakdown.rankings_per_query(relevance, k))
+    if per_class:
+        if labels is None:
+            raise ValueError("expected the table of the queries' classes. Received: none")
+        classes = solutions.read_labels(labels, id_column=id_column, label_column=label_column)
+        breakdown.write_table(per_class, breakdown.rankings_per_class(relevance, classes, k))
+    return {**result, **counts, "search": kind}
 
 
 def score(rankings: dict, truths: dict, *, k: int = 100, bootstrap: int = 0) -> dict:
     """Scores rankings (index ids per query id) against the relevant ids; see `evaluate`."""
-    relevance = metrics.judge(rankings, truths, depth=k)
+    return _result(metrics.judge(rankings, truths, depth=k), k, bootstrap)
+
+
+def _result(relevance: metrics.Relevance, k: int, bootstrap: int) -> dict:
     if not relevance.queries:
         raise ValueError("expected a solution with relevant images. Received: none for any query")
-    scores = {f"map_at_{k}": metrics.mean_average_precision(relevance, k, bootstrap=bootstrap)}
-    for depth in (1, 5, 10):
-        if depth <= k:
-            recall = metrics.recall_at_k(relevance, depth, bootstrap=bootstrap)
-            scores[f"recall_at_{depth}"] = recall
     return {
-        **command.with_intervals(scores),
+        **command.with_intervals(metrics.summary(relevance, k, bootstrap=bootstrap)),
         "queries": len(relevance.queries),
         "ignored": relevance.ignored,
         "unanswered": relevance.unanswered,
@@ -78,9 +114,20 @@ def main(argv: list[str] | None = None) -> int:
         prog="python eval/mean_ap.py", description="mAP@k and recall of an index and its queries."
     )
     command.add_arguments(parser)
+    command.add_files(parser)
     parser.add_argument("--k", type=int, default=100, help="ranks that count (default: 100)")
+    parser.add_argument(
+        "--index-ids", metavar="CSV", help="table of all index ids; others in --predictions fail"
+    )
+    parser.add_argument("--labels", metavar="CSV", help="classes of the queries, for --per-class")
+    parser.add_argument("--id-column", default="id", metavar="NAME", help="of --labels")
+    parser.add_argument("--label-column", default="label", metavar="NAME", help="of --labels")
     options = parser.parse_args(argv)
     command.check_source(parser, options)
+    if options.per_class and not options.labels:
+        parser.error("expected --labels with --per-class")
+    if options.k < 1:
+        parser.error(f"expected --k of at least 1. Received: {options.k}")
     try:
         result = evaluate(
             solution=options.solution,
@@ -91,6 +138,13 @@ def main(argv: list[str] | None = None) -> int:
             kind=options.search,
             k=options.k,
             bootstrap=options.bootstrap,
+            index_ids=options.index_ids,
+            labels=options.labels,
+            id_column=options.id_column,
+            label_column=options.label_column,
+            per_query=options.per_query,
+            per_class=options.per_class,
+            write_predictions=options.write_predictions,
         )
         command.show(result, options.output)
     except (ImportError, OSError, ValueError) as error:

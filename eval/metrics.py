@@ -3,7 +3,7 @@
     >>> relevance = metrics.judge(predictions, solution)      # retrieval: rankings of image ids
     >>> metrics.mean_average_precision(relevance, 100, bootstrap=1000).interval
     >>> metrics.global_average_precision(answers, labels)     # recognition: one label per image
-    >>> metrics.evaluate_revisited(rankings, settings)        # revisited Oxford and Paris
+    >>> metrics.evaluate_revisited(rankings, truths, "hard")      # revisited Oxford and Paris
 
 Every metric is a `Score`: a float that also carries a bootstrap confidence interval over the
 queries if one was asked for. Formula, tie rule and the rule for missing labels are in its
@@ -38,7 +38,8 @@ from eval.recognition import (
     top_1_error,
 )
 from eval.relevance import Relevance, judge
-from eval.scores import Score
+from eval.revisited_protocol import evaluate_revisited
+from eval.scores import Score, complement
 
 __all__ = [
     "Prediction",
@@ -47,8 +48,10 @@ __all__ = [
     "Score",
     "average_precisions",
     "average_precisions_at_r",
+    "complement",
     "cumulated_matches",
     "digix_score",
+    "evaluate_revisited",
     "first_positions",
     "global_average_precision",
     "judge",

@@ -159,8 +159,8 @@ def top_1_error(
 
     Missing labels and ties are treated as `top_1_accuracy` does.
     """
-    wrong = 1 - judge_recognition(predictions, solution).right()
-    return scores.mean(wrong, bootstrap=bootstrap, seed=seed)
+    top_1 = top_1_accuracy(predictions, solution, bootstrap=bootstrap, seed=seed)
+    return scores.complement(top_1)
 
 
 def draws_of_gap(

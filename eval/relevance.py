@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from retrieval import embeddings
+from retrieval.unique_ids import few
 
 # Bytes of the table in which a block of queries marks its relevant images: it stays in the cache.
 _TABLE_BYTES = 2**24
@@ -132,7 +132,7 @@ def refuse_unknown(queries: Sequence[str]) -> None:
     """Raises ValueError for queries that the solution lacks."""
     raise ValueError(
         "expected predictions for queries of the solution. "
-        f"Received: {len(queries):,} others ({embeddings.few(queries)})"
+        f"Received: {len(queries):,} others ({few(queries)})"
     )
 
 

@@ -57,6 +57,12 @@ def means(
     }
 
 
+def complement(score: Score) -> Score:
+    """Returns 1 - score with its interval, such as the error of an accuracy."""
+    bounds = score.interval
+    return Score(1 - score, None if bounds is None else (1 - bounds[1], 1 - bounds[0]))
+
+
 def draws(count: int, bootstrap: int, seed: int) -> Iterator[np.ndarray]:
     """Yields how often each query is drawn, (count,) float64, for every resampling.
 

@@ -62,6 +62,7 @@ def arguments(files, *more):
 EXPECTED = {
     "gap": pytest.approx(1 / 3),
     "top_1": pytest.approx(1 / 3),
+    "top_1_error": pytest.approx(2 / 3),
     "queries": 4,
     "labelled": 3,
     "predicted": 3,
@@ -74,12 +75,13 @@ def test_command_prints_and_writes(files, capsys):
     assert gap.main(arguments(files, "--output", str(output))) == 0
     assert json.loads(output.read_text()) == EXPECTED
     assert capsys.readouterr().out.splitlines() == [
-        "gap        0.3333",
-        "top_1      0.3333",
-        "queries    4",
-        "labelled   3",
-        "predicted  3",
-        "search     exact",
+        "gap          0.3333",
+        "top_1        0.3333",
+        "top_1_error  0.6667",
+        "queries      4",
+        "labelled     3",
+        "predicted    3",
+        "search       exact",
     ]
 
 
@@ -89,7 +91,7 @@ def test_bootstrap_adds_intervals(files, capsys):
     assert gap.main(argv) == 0
     low, high = json.loads(output.read_text())["gap_interval"]
     assert 0 <= low <= 1 / 3 <= high <= 1
-    assert f"gap_interval    {low:.4f} to {high:.4f}" in capsys.readouterr().out
+    assert f"gap_interval          {low:.4f} to {high:.4f}" in capsys.readouterr().out
 
 
 def test_predictions_from_a_file(files):

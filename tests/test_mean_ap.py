@@ -50,14 +50,30 @@ def test_command_prints_and_writes(files, capsys, kind):
     assert json.loads(output.read_text()) == {
         "map_at_100": MAP,
         "recall_at_1": pytest.approx(1 / 3),
+        "recall_at_3": pytest.approx(2 / 3),
         "recall_at_5": pytest.approx(2 / 3),
         "recall_at_10": pytest.approx(2 / 3),
+        "precision_at_1": pytest.approx(1 / 3),
+        "precision_at_3": pytest.approx(4 / 9),
+        "precision_at_5": pytest.approx(4 / 15),
+        "precision_at_10": pytest.approx(4 / 30),
+        "share_of_relevant_at_100": pytest.approx((1 + 2 / 3) / 3),
+        "r_precision": pytest.approx((1 / 2 + 2 / 3) / 3),
+        "map_at_r": pytest.approx((1 / 2 + 7 / 18) / 3),
+        "digix_score": pytest.approx((1 / 3 + (5 / 6 + 7 / 18) / 3) / 2),
+        "mean_position": pytest.approx((1 + 2 + 101) / 3),
+        "median_position": 2,
         "queries": 3,
         "ignored": 1,
         "unanswered": 1,
+        "not_in_index": 1,
         "search": "scann" if kind == "scann" else "exact",
     }
-    assert capsys.readouterr().out.startswith("map_at_100    0.4074\nrecall_at_1   0.3333\n")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == [
+        "map_at_100                0.4074",
+        "recall_at_1               0.3333",
+    ]
 
 
 def test_predictions_give_the_same_scores(files):
