@@ -108,7 +108,7 @@ def expand(
     are read in any order, so that a memory map should fit the machine's memory.
 
     Args:
-        queries: (Q, D) float32; a memory map is read block by block.
+        queries: (Q, D) float32; a memory map or `precision.Rows` is read block by block.
         vectors: (N, D) float32, what was searched; rows of the queries' length.
         positions: (Q, K) integers, the neighbours' rows in `vectors`, best first; K is at least
             `top`, or as many neighbours as there are.
@@ -249,7 +249,11 @@ def _weighted_sums(vectors: np.ndarray, positions: np.ndarray, weights: np.ndarr
     for start in range(0, count, step):
         piece = positions[start : start + step]
         rows = gathered[: piece.size]
-        np.take(vectors, piece.ravel(), axis=0, out=rows, mode="clip")  # "raise" would copy twice
+        if isinstance(vectors, np.ndarray):
+            # The mode "raise" would copy twice; the positions have been checked.
+            np.take(vectors, piece.ravel(), axis=0, out=rows, mode="clip")
+        else:
+            rows[:] = vectors[piece.ravel()]
         rows = rows.reshape(*piece.shape, dimension)
         stop = start + len(piece)
         np.matmul(weights[start:stop, None, :], rows, out=sums[start:stop, None, :])
@@ -334,5 +338,6 @@ def _check_output(out: np.ndarray, queries: np.ndarray, vectors: np.ndarray) -> 
         raise ValueError(
             f"expected out as float32 {queries.shape}. Received: {out.dtype} {out.shape}"
         )
-    if np.may_share_memory(out, queries) or np.may_share_memory(out, vectors):
+    arrays = [array for array in (queries, vectors) if isinstance(array, np.ndarray)]
+    if any(np.may_share_memory(out, array) for array in arrays):
         raise ValueError("expected out apart from queries and vectors. Received: one of them")

@@ -104,6 +104,10 @@ class Transform:
             digest.update(np.ascontiguousarray(array, "<f4").tobytes())
         return digest.hexdigest()
 
+    def combined_digest(self, model_digest: str) -> str:
+        """Returns the digest of a model followed by this transform, for embeddings of both."""
+        return hashlib.sha256(f"{model_digest} {self.digest}".encode()).hexdigest()
+
     def then(self, other: Transform) -> Transform:
         """Returns the transform that applies this one and then `other`."""
         if other.input_dimension != self.dimension:

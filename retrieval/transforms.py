@@ -35,7 +35,7 @@ def power(dimension: int, exponent: float = 0.5) -> Transform:
 
 def fit_pca(
     vectors: np.ndarray,
-    dimension: int,
+    dimension: int | None,
     *,
     whiten: bool | float = False,
     shrinkage: float = 0.0,
@@ -50,7 +50,7 @@ def fit_pca(
 
     Args:
         vectors: (N, D), finite; a memory map is read block by block.
-        dimension: d, the number of axes kept.
+        dimension: d, the number of axes kept; as many as the set spans if None.
         whiten: True or False, or the power of the standard deviation to divide by, between.
         shrinkage: share s of the mean variance v in the covariance, (1 - s) cov + s v I, which
             keeps axes of little variance from being blown up; only with whitening.
@@ -71,7 +71,7 @@ def fit_pca(
     found = covariance.moments(stream)
     spread = _shrunk(found.scatter / found.count, shrinkage)
     variances, axes = (part[..., ::-1] for part in scipy.linalg.eigh(spread))
-    _check_rank(variances, dimension, found.count)
+    dimension = _within_rank(dimension, variances, found.count)
     matrix = axes[:, :dimension] / variances[:dimension] ** (exponent / 2)
     return stream.result(
         found.mean,
@@ -89,7 +89,7 @@ def fit_learned_whitening(
     vectors: np.ndarray,
     query_rows: np.ndarray,
     positive_rows: np.ndarray,
-    dimension: int,
+    dimension: int | None,
     *,
     shrinkage: float = 0.0,
     after: Transform | None = None,
@@ -109,7 +109,7 @@ def fit_learned_whitening(
         query_rows: (P,) rows of the pairs' first vectors; `covariance.within_class_pairs` makes
             pairs of labels.
         positive_rows: (P,) rows of the pairs' second vectors.
-        dimension: d, the number of axes kept.
+        dimension: d, the number of axes kept; as many as the set spans if None.
         shrinkage: share s of the mean variance v in S, (1 - s) S + s v I; needed where there are
             fewer pairs than dimensions.
         after: a transform that is applied first; the result holds both.
@@ -129,7 +129,7 @@ def fit_learned_whitening(
     variances, axes = (
         part[..., ::-1] for part in scipy.linalg.eigh(found.about(centre) / found.count, within)
     )
-    _check_rank(variances, dimension, found.count)
+    dimension = _within_rank(dimension, variances, found.count)
     return stream.result(
         centre,
         axes[:, :dimension],
@@ -214,14 +214,16 @@ def _check_pairs(pairs: np.ndarray, count: int) -> None:
         raise ValueError(f"expected pairs of two different rows below {count}. Received: {first}")
 
 
-def _check_rank(variances: np.ndarray, dimension: int, count: int) -> None:
-    """Raises ValueError unless `dimension` axes of `variances` (D,), falling, have any spread."""
+def _within_rank(dimension: int | None, variances: np.ndarray, count: int) -> int:
+    """Returns the dimension, or how many of `variances` (D,), falling, are any spread, if None."""
     rank = int(np.count_nonzero(variances > _SMALLEST_VARIANCE * variances[0]))
+    dimension = rank if dimension is None else dimension
     if not 1 <= dimension <= rank:
         raise ValueError(
             f"expected a dimension between 1 and {rank}, as many as {count:,} vectors of "
             f"{len(variances)} dimensions span. Received: {dimension}"
         )
+    return dimension
 
 
 def _check_spanned(variances: np.ndarray, pairs: int) -> None:

@@ -68,12 +68,26 @@ def leave_one_out_map(
     queries: np.ndarray | None = None,
     memory_mb: int = 256,
 ) -> float:
-    """Mean average precision of every vector as a query among all others, mAP@k of GLDv2.
+    """Mean of `leave_one_out` over the queries: mAP@k of GLDv2 within a labelled set."""
+    scores = leave_one_out(vectors, labels, k, queries=queries, memory_mb=memory_mb)
+    return float(scores.mean())
 
-    mAP@k = 1/Q sum_q 1/min(m_q, k) sum_{r <= k} P_q(r) rel_q(r), where m_q is the number of other
-    vectors of the query's class (Weyand et al., arXiv:2004.01804). The search is exact, by inner
-    product; equal similarities are ordered by position. A vector is never its own answer. Queries
-    alone in their class are left out.
+
+def leave_one_out(
+    vectors: np.ndarray,
+    labels: Sequence | np.ndarray,
+    k: int = 100,
+    *,
+    queries: np.ndarray | None = None,
+    memory_mb: int = 256,
+) -> np.ndarray:
+    """Average precision at k of every vector as a query among all others, as in GLDv2.
+
+    AP@k = 1/min(m, k) sum_{r <= k} P(r) rel(r), where m is the number of other vectors of the
+    query's class, rel(r) is 1 if rank r is one of them, and P(r) their share among the first r
+    (Weyand et al., arXiv:2004.01804). The search is exact, by inner product; equal similarities are
+    ordered by position. A vector is never its own answer. Queries alone in their class are left
+    out.
 
     Args:
         vectors: (N, D) float32, finite; a memory map is read block by block.
@@ -81,6 +95,9 @@ def leave_one_out_map(
         k: the number of ranks.
         queries: rows of `vectors` that query, (Q,) integers; all if None.
         memory_mb: working memory of the search in MiB, see `exact.ExactSearcher`.
+
+    Returns:
+        (Q',) float64, in the order of the queries.
 
     Raises:
         ValueError: if `labels` does not fit `vectors`, or no query has another of its class.
@@ -93,12 +110,12 @@ def leave_one_out_map(
     if not rows.size:
         raise ValueError("expected classes of two images or more. Received: none among the queries")
     searcher = exact.ExactSearcher(vectors, memory_mb=memory_mb)
-    total = 0.0
+    scores = []
     for first in range(0, len(rows), _QUERIES):
         piece = rows[first : first + _QUERIES]
         positions, _ = searcher.search(vectors[piece], k + 1)
-        total += average_precisions(without_self(positions, piece), classes, piece, k).sum()
-    return float(total / len(rows))
+        scores.append(average_precisions(without_self(positions, piece), classes, piece, k))
+    return np.concatenate(scores)
 
 
 def without_self(positions: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -119,7 +136,7 @@ def without_self(positions: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def average_precisions(
     positions: np.ndarray, classes: np.ndarray, rows: np.ndarray, k: int
 ) -> np.ndarray:
-    """Returns the average precision at k of each query, (Q,) float64; see `leave_one_out_map`.
+    """Returns the average precision at k of each query, (Q,) float64; see `leave_one_out`.
 
     Args:
         positions: (Q, at least min(k, N - 1)) neighbours, best first, without the query itself.
