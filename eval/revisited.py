@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,18 +31,56 @@ QUERIES = {
 _SUFFIXES = ("jpg", "jpeg", "png")
 
 
-def evaluate(
-    *,
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Rankings judged in all settings.
+
+    Attributes:
+        truth: the ground truth.
+        by_setting: the values per query of easy, medium and hard.
+        not_ranked: how many positives, easy or hard, the rankings lack; they are never found.
+        search: "exact", "scann", "predictions" or "ranks": where the rankings come from.
+    """
+
+    truth: protocol.GroundTruth
+    by_setting: Mapping[str, protocol.Judged]
+    not_ranked: int
+    search: str
+
+
+def judge(
     ground_truth: str,
-    queries: str,
+    *,
     index: Sequence[str] = (),
     query: Sequence[str] = (),
     predictions: str | None = None,
     ranks: str | None = None,
     weights: Sequence[float] | None = None,
     kind: str = "exact",
+) -> Judged:
+    """Judges rankings from one of the sources; see `evaluate`."""
+    truth = protocol.read_ground_truth(ground_truth)
+    if ranks:
+        rankings, kind = read_ranks(ranks, truth), "ranks"
+    elif predictions:
+        rankings, kind = _from_predictions(predictions, truth), "predictions"
+    else:
+        answers = _search_all(index, query, weights, kind)
+        rankings, kind = _from_embeddings(answers, truth), answers.search
+    by_setting = {
+        setting: protocol.evaluate_revisited(rankings, truth.truths, setting)
+        for setting in protocol.SETTINGS
+    }
+    return Judged(truth, by_setting, _not_ranked(rankings, truth), kind)
+
+
+def evaluate(
+    *,
+    ground_truth: str,
+    queries: str,
     bootstrap: int = 0,
     per_query: str | None = None,
+    **source: object,
 ) -> dict:
     """Scores rankings in the three settings of the benchmark.
 
@@ -50,17 +89,16 @@ def evaluate(
             `revisited_protocol.read_ground_truth`.
         queries: "cropped" if the queries' descriptors are of their boxes alone, as the benchmark
             asks; "uncropped" if they are of the whole photographs, which the result then says.
-        index: embeddings directories of the database, one per member of the ensemble. Ids are the
-            names of the ground truth, with or without folder and image suffix. Images besides the
-            database's, such as the distractors of R1M, are wrong answers.
-        query: the same for the queries.
-        predictions: path of a prediction file `id,images` instead, ids as above.
-        ranks: path of an .npy or .npz (array `ranks`) of (N, Q) positions in the database instead:
-            column q is the ranking of query q, as the benchmark's evaluator takes it.
-        weights: one per member; all 1 if absent.
-        kind: of search.
         bootstrap: resamplings for confidence intervals; 0 for none.
         per_query: path of a table to write with AP and P@k of every query and setting.
+        **source: of the rankings, one of
+            index, query: embeddings directories of the database and of the queries, one per member
+                of an ensemble, with `weights` (all 1 if absent) and `kind` of search ("exact").
+                Ids are the names of the ground truth, with or without folder and image suffix.
+                Images besides the database's, such as R1M's distractors, are wrong answers.
+            predictions: path of a prediction file `id,images`, ids as above.
+            ranks: path of an .npy or .npz (array `ranks`) of (N, Q) positions in the database:
+                column q is the ranking of query q, as the benchmark's evaluator takes it.
 
     Returns:
         <setting>_map, <setting>_precision_at_1, _5, _10 and <setting>_queries (with positives) for
@@ -73,42 +111,29 @@ def evaluate(
     """
     if queries not in QUERIES:
         raise ValueError(f"expected queries among {', '.join(QUERIES)}. Received: {queries!r}")
-    truth = protocol.read_ground_truth(ground_truth)
-    if ranks:
-        rankings, kind = read_ranks(ranks, truth), "ranks"
-    elif predictions:
-        rankings, kind = _from_predictions(predictions, truth), "predictions"
-    else:
-        answers = _search_all(index, query, weights, kind)
-        rankings, kind = _from_embeddings(answers, truth), answers.search
-    judged = {
-        setting: protocol.evaluate_revisited(rankings, truth.truths, setting)
-        for setting in protocol.SETTINGS
-    }
+    judged = judge(ground_truth, **source)
     if per_query:
-        breakdown.write_table(per_query, revisited_per_query(truth, judged))
+        breakdown.write_table(per_query, revisited_per_query(judged))
     result = {}
-    for setting, values in judged.items():
+    for setting, values in judged.by_setting.items():
         scores = command.with_intervals(values.scores(bootstrap=bootstrap))
         result |= {f"{setting}_{name}": value for name, value in scores.items()}
         result[f"{setting}_queries"] = int(np.count_nonzero(values.positives))
     return {
         **result,
-        "not_ranked": _not_ranked(rankings, truth),
-        "search": kind,
+        "not_ranked": judged.not_ranked,
+        "search": judged.search,
         "protocol": QUERIES[queries],
     }
 
 
-def revisited_per_query(
-    truth: protocol.GroundTruth, judged: Mapping[str, protocol.Judged]
-) -> breakdown.Table:
+def revisited_per_query(judged: Judged) -> breakdown.Table:
     """Returns one row per query: its name, and per setting positives, AP and P@k (None for none).
 
     The columns are query, <setting>_positives, <setting>_map and <setting>_precision_at_<k>.
     """
-    table: dict[str, Sequence] = {"query": truth.queries}
-    for setting, values in judged.items():
+    table: dict[str, Sequence] = {"query": judged.truth.queries}
+    for setting, values in judged.by_setting.items():
         table[f"{setting}_positives"] = values.positives.tolist()
         table[f"{setting}_map"] = values.average_precision.tolist()
         for k, column in values.precision.items():
