@@ -1,0 +1,1 @@
+"""Checks of a recipe before hours are spent on it."""

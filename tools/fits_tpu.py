@@ -1,0 +1,306 @@
+"""Does a recipe's training step fit a TPU, and what does it cost? Asked without a TPU.
+
+    python tools/fits_tpu.py --recipe glr2020_1st --stage 4 --topology v5e:2x2 [--batch-per-core 8]
+    python tools/fits_tpu.py --stage all --member all --topology v3:2x2 v5e:2x2 --results fits.jsonl
+
+The TPU compiler compiles the step of one core, with its all-reduces, without data and without a
+chip. B0 takes minutes and 4 GB of this machine's memory, B7 up to an hour and 11 GB.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import TextIO
+
+if not __package__:
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+
+import files
+import recipes
+from input_pipeline import schema
+from progress import format_seconds
+from recipes.schema import Member, Recipe, Stage, override
+from training import ahead_of_time
+from training.ahead_of_time import GIB, CannotCompileError
+
+# Of Google Landmarks v2, by the stage's data.
+CLASSES = {"glr2020_1st": {"clean": 81_313, "total": 203_094}}
+_EXIT_CODES = """exit codes:
+  0  all of it fits
+  1  something does not fit
+  2  no answer: wrong arguments, no compiler, not enough memory or time on this machine"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What is compiled: one core's step of a stage."""
+
+    recipe: str
+    settings: tuple[str, ...]
+    member: Member
+    stage: Stage
+    classes: int
+    topology: str
+    batch_per_core: int
+    step: str
+
+    @property
+    def description(self) -> dict:
+        """The fields of a result that say what it is of."""
+        return {
+            "recipe": self.recipe,
+            "settings": list(self.settings),
+            "member": self.member.name,
+            "stage": self.stage.number,
+            "step": self.step,
+            "backbone": self.member.model.backbone,
+            "image_size": self.stage.image_size,
+            "classes": self.classes,
+            "batch_per_core": self.batch_per_core,
+            "topology": self.topology,
+        }
+
+    def lowering(self, output: str) -> list[str]:
+        """Returns the command that writes the step to a folder."""
+        command = [sys.executable, "-m", "tools.train_step", "--recipe", self.recipe]
+        command += ["--member", self.member.name, "--stage", str(self.stage.number)]
+        command += ["--classes", str(self.classes), "--step", self.step]
+        command += ["--batch-per-core", str(self.batch_per_core)]
+        command += ["--cores", str(ahead_of_time.cores(self.topology))]
+        for setting in self.settings:
+            command += ["--set", setting]
+        return [*command, "--output", output]
+
+
+class Compiler:
+    """Compiles programs, each different one once.
+
+    Args:
+        results: JSON lines that results are taken from and added to; None keeps none.
+        timeout: seconds for one compile.
+        stream: where the time that has passed is shown.
+    """
+
+    def __init__(
+        self, results: str | None = None, timeout: float | None = None, stream: TextIO | None = None
+    ):
+        self.versions = ahead_of_time.check_installed()
+        self.timeout = timeout
+        self.stream = stream
+        self._results = results
+        self._known: dict[tuple, dict] = {}
+        for line in _lines(results):
+            self._known[(line["digest"], line["topology"], json.dumps(line["versions"]))] = line
+
+    def measure(self, program: Program) -> dict:
+        """Returns `description`, digest, versions and what `ahead_of_time.compile_step` does.
+
+        Raises:
+            CannotCompileError: there is no answer.
+        """
+        with tempfile.TemporaryDirectory(prefix="step-") as folder:
+            start = time.monotonic()
+            ahead_of_time.run(
+                program.lowering(folder), "lowering", timeout=self.timeout, stream=self.stream
+            )
+            lower_seconds = time.monotonic() - start
+            digest = json.loads(pathlib.Path(folder, "step.json").read_text())["digest"]
+            key = (digest, program.topology, json.dumps(self.versions))
+            if key in self._known:
+                return {**self._known[key], **program.description}
+            answer = ahead_of_time.compile_step(
+                folder, program.topology, timeout=self.timeout, stream=self.stream
+            )
+        made_with = {"digest": digest, "versions": self.versions, "lower_seconds": lower_seconds}
+        result = {**program.description, **made_with, **answer}
+        self._known[key] = result
+        if self._results:
+            with open(self._results, "a", encoding="utf-8") as file:
+                file.write(json.dumps(result) + "\n")
+        return result
+
+
+def _lines(path: str | None) -> Iterator[dict]:
+    """Yields the whole lines of a file of results; a line that was cut off is left out."""
+    if path is None or not os.path.exists(path):
+        return
+    text = pathlib.Path(path).read_text(encoding="utf-8")
+    if text and not text.endswith("\n"):
+        text = text[: text.rfind("\n") + 1]
+        files.write_text(path, text)
+    for line in text.splitlines():
+        yield json.loads(line)
+
+
+def programs(args: argparse.Namespace, recipe: Recipe) -> Iterator[Program]:
+    """Yields what the command line asks for."""
+    whole = args.member == "all"
+    for member in recipe.members if whole else [recipe.member(args.member)]:
+        for stage in recipe.stages_of(member, args.stage):
+            for topology in args.topology:
+                cores = ahead_of_time.cores(topology)
+                yield Program(
+                    recipe.name,
+                    tuple(args.set),
+                    member,
+                    stage,
+                    _classes(args, stage),
+                    topology,
+                    args.batch_per_core or max(1, stage.batch_size // cores),
+                    args.step,
+                )
+
+
+def _classes(args: argparse.Namespace, stage: Stage) -> int:
+    if args.classes:
+        return args.classes
+    if args.data:
+        manifest = schema.Manifest.load(args.data)
+        return manifest.num_clean_classes if stage.data == "clean" else manifest.num_classes
+    if args.recipe not in CLASSES:
+        raise ValueError(f"--classes or --data: recipe {args.recipe} has no number of classes")
+    return CLASSES[args.recipe][stage.data]
+
+
+def title(result: dict) -> str:
+    """Returns the line that says what a result is of."""
+    return (
+        f"{result['recipe']} member {result['member']} stage {result['stage']}, {result['step']} "
+        f"step: {result['backbone']}, {result['image_size']} px, {result['classes']:,} classes, "
+        f"{result['batch_per_core']} images per core on {result['topology']}"
+    )
+
+
+def report(result: dict, largest: int = 8) -> str:
+    """Returns a result in words."""
+    verdict = "fits" if result["fits"] else "does not fit"
+    lines = [
+        title(result),
+        f"{verdict}: needs {_gib(result['needed'])} of {_gib(result['available'])} GiB per core",
+    ]
+    if not result["fits"]:
+        return "\n".join([*lines, result["reason"]])
+    parts = ", ".join(f"{n} {_gib(result[n])}" for n in ("arguments", "temporaries", "code"))
+    gigabytes = result["bytes_accessed"] / 1e9
+    lines += [
+        f"  {parts}; alive at the fullest moment {_gib(result['peak'])}",
+        f"  {result['flops'] / 1e9:,.1f} Gflop, {gigabytes:,.2f} GB accessed "
+        f"({gigabytes / result['batch_per_core']:,.2f} per image)",
+        f"  compiled in {format_seconds(result['compile_seconds'])} with "
+        f"{_gib(result['host_memory'])} GiB of this machine's memory",
+        "  largest buffers at the fullest moment, MiB with padding:",
+    ]
+    for buffer in result["buffers"]["largest"][:largest]:
+        size = buffer["bytes"] / 2**20
+        lines.append(f"  {size:9.1f}  {buffer['shape']:<26}  {buffer['name']}")
+    return "\n".join(lines)
+
+
+def table(results: list[dict]) -> str:
+    """Returns results as a Markdown table, one line each."""
+    lines = [
+        "| backbone | px | classes | batch | topology | HBM needed / available, GiB | fits "
+        "| Gflop | GB accessed | GB per image | compile |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results:
+        cells = [row["backbone"], row["image_size"], f"{row['classes']:,}", row["batch_per_core"]]
+        cells += [row["topology"], f"{_gib(row['needed'])} / {_gib(row['available'])}"]
+        cells.append("yes" if row["fits"] else "no")
+        if row["fits"]:
+            gigabytes = row["bytes_accessed"] / 1e9
+            cells += [f"{row['flops'] / 1e9:,.0f}", f"{gigabytes:,.1f}"]
+            cells.append(f"{gigabytes / row['batch_per_core']:,.2f}")
+        else:
+            cells += ["", "", ""]
+        cells.append(format_seconds(row["compile_seconds"]))
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f}"
+
+
+def _answers(compiler: Compiler, program: Program, search: bool) -> list[dict]:
+    if not search:
+        return [compiler.measure(program)]
+
+    def measure(batch: int) -> dict:
+        result = compiler.measure(dataclasses.replace(program, batch_per_core=batch))
+        verdict = "fits" if result["fits"] else "does not fit"
+        print(f"{batch} images per core: {verdict}, {_gib(result['needed'])} GiB", flush=True)
+        return result
+
+    found = ahead_of_time.largest_batch(measure, program.batch_per_core)
+    fitting = [batch for batch, result in found.items() if result["fits"]]
+    print(f"largest batch per core that fits: {max(fitting, default=0)}", flush=True)
+    return [found[max(fitting)]] if fitting else [found[min(found)]]
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=_EXIT_CODES, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--recipe", default="glr2020_1st", help=", ".join(recipes.NAMES))
+    parser.add_argument("--stage", required=True, help="number of the stage, or 'all'")
+    parser.add_argument("--member", help="member of the ensemble, or 'all' (default: the first)")
+    parser.add_argument(
+        "--topology", nargs="+", default=["v5e:2x2"], help="such as v3:2x2 v5e:2x2 v6e:2x2"
+    )
+    parser.add_argument(
+        "--batch-per-core", type=int, help="default: the stage's batch over the topology's cores"
+    )
+    parser.add_argument(
+        "--largest-batch", action="store_true", help="search the largest batch per core that fits"
+    )
+    parser.add_argument("--classes", type=int, help="default: those of the recipe's published data")
+    parser.add_argument("--data", help="folder with a manifest.json, for its classes")
+    parser.add_argument("--step", choices=("train", "embed"), default="train")
+    parser.add_argument("--set", action="append", default=[], metavar="stage.FIELD=VALUE")
+    parser.add_argument("--results", help="JSON lines: what is there is not compiled again")
+    parser.add_argument("--json", help="file for the results of this call")
+    parser.add_argument("--timeout", type=float, help="seconds for one compile")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    args = parse_args(argv)
+    results: list[dict] = []
+    unanswered = 0
+    try:
+        recipe = override(recipes.load(args.recipe), args.set)
+        asked = list(programs(args, recipe))
+        compiler = Compiler(args.results, args.timeout, sys.stderr)
+        for program in asked:
+            try:
+                found = _answers(compiler, program, args.largest_batch)
+            except CannotCompileError as error:
+                print(f"{title(program.description)}\nno answer: {error}", file=sys.stderr)
+                unanswered += 1
+                continue
+            results += found
+            print("\n".join(map(report, found)), flush=True)
+    except (ValueError, FileNotFoundError, CannotCompileError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; with --results the same command goes on from there", file=sys.stderr)
+        return 130
+    if len(results) > 1:
+        print(f"\n{table(results)}")
+    if args.json:
+        files.write_text(args.json, json.dumps(results, indent=1) + "\n")
+    return 2 if unanswered else int(not all(result["fits"] for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
