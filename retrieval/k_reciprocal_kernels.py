@@ -14,7 +14,8 @@ from retrieval.neighbor_kernels import compare, vector
 
 
 @numba.njit(nogil=True)
-def _positions(lists, row):
+def positions_of(lists, row):
+    """Returns a row's neighbours."""
     if len(lists[2]) > 0 and lists[2][row] >= 0:
         return lists[3][lists[2][row]]
     return lists[0][row]
@@ -43,9 +44,9 @@ def reciprocal(lists, row, size, found):
     Returns their number.
     """
     count = 0
-    own = _positions(lists, row)
+    own = positions_of(lists, row)
     for j in range(size):
-        if _find(_positions(lists, own[j]), size, row) >= 0:
+        if _find(positions_of(lists, own[j]), size, row) >= 0:
             found[count] = own[j]
             count += 1
     return count
@@ -54,17 +55,17 @@ def reciprocal(lists, row, size, found):
 @numba.njit(nogil=True)
 def _distance(heads, tails, lists, a, b):
     """Returns the squared distance of two rows, from their lists if one lists the other."""
-    place = _find(_positions(lists, a), lists[0].shape[1], b)
+    place = _find(positions_of(lists, a), lists[0].shape[1], b)
     if place >= 0:
         return np.float64(_distances(lists, a)[place])
-    place = _find(_positions(lists, b), lists[0].shape[1], a)
+    place = _find(positions_of(lists, b), lists[0].shape[1], a)
     if place >= 0:
         return np.float64(_distances(lists, b)[place])
     return compare(vector(heads, tails, a), vector(heads, tails, b))[0]
 
 
 @numba.njit(nogil=True)
-def _encode_row(heads, tails, lists, farthest, sizes, row, columns, values):
+def encode_row(heads, tails, lists, farthest, sizes, row, columns, values):
     """Writes the k-reciprocal feature of one row, the sum of which is 1; returns its length.
 
     Args:
@@ -79,7 +80,8 @@ def _encode_row(heads, tails, lists, farthest, sizes, row, columns, values):
     """
     near = np.empty(sizes[0], np.int32)
     own = reciprocal(lists, row, sizes[0], near)
-    columns[:own] = near[:own]
+    for j in range(own):
+        columns[j] = near[j]
     count = own
     further = np.empty(sizes[1], np.int32)
     for j in range(own):
@@ -114,7 +116,7 @@ def encode(heads, tails, lists, farthest, sizes, first, counts, columns, values)
     """Writes the features of rows first, first + 1, ... one behind the other.
 
     Args:
-        heads: see `_encode_row`, also for `tails`, `lists`, `farthest` and `sizes`.
+        heads: see `encode_row`, also for `tails`, `lists`, `farthest` and `sizes`.
         first: position of the first row.
         counts: (B,) int64, written: length of every feature.
         columns: int32, written; it has room for B size_0 (1 + size_1).
@@ -125,7 +127,7 @@ def encode(heads, tails, lists, farthest, sizes, first, counts, columns, values)
     """
     end = 0
     for j in range(len(counts)):
-        counts[j] = _encode_row(
+        counts[j] = encode_row(
             heads, tails, lists, farthest, sizes, first + j, columns[end:], values[end:]
         )
         end += counts[j]

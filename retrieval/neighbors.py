@@ -110,9 +110,10 @@ def of_union(
     width = min(answers + _MARGIN, len(vectors)) if answers else 0
     own = RunningLists(count, width, vectors.dtype)
     tiled_lists.fill(union, lists, own, queries_only=gallery is not None, workers=workers)
+    rows = union.queries, union.vectors
     return (
-        _refined(lists, union, union.halves, 0, k, workers),
-        _refined(own, union, union.halves[:count], count, answers, workers),
+        _refined(lists, *rows, union.halves, 0, k, workers),
+        _refined(own, *rows, union.halves[:count], count, answers, workers),
     )
 
 
@@ -145,18 +146,43 @@ def of_searcher(
         lists.lowest[part] = -searcher.search(-piece, 1)[1][:, 0] - union.halves[part]
         progress.advance(len(piece))
     progress.close()
-    return _refined(lists, union, union.halves, 0, k, workers)
+    return _refined(lists, union.queries, union.vectors, union.halves, 0, k, workers)
+
+
+def of_products(
+    queries: np.ndarray, vectors: np.ndarray, products: np.ndarray, halves: np.ndarray, k: int
+) -> Neighbors:
+    """Returns the k nearest vectors of a few queries whose products are known, in this thread.
+
+    Args:
+        queries: (Q, D).
+        vectors: (N, D).
+        products: (Q, N) inner products.
+        halves: (N,) half the vectors' squared norms.
+        k: how many; at most N.
+    """
+    from retrieval import neighbor_kernels
+
+    lists = RunningLists(len(queries), min(k + _MARGIN, len(vectors)), products.dtype)
+    neighbor_kernels.update_rows(products, 0, halves, *lists.rows_of(0, len(queries)))
+    own = tiled_lists.half_squared_norms(queries)
+    return _refined(lists, queries, vectors, own, len(queries), k, 1)
+
+
+def check_lists(lists: Neighbors, count: int, k: int) -> None:
+    """Raises ValueError unless there are lists of `count` vectors with at least k entries."""
+    if len(lists.positions) != count or lists.positions.shape[1] < k:
+        raise ValueError(
+            f"expected lists of {count} vectors with at least {k} entries. "
+            f"Received: {lists.positions.shape}"
+        )
 
 
 def _start_with(lists: RunningLists, gallery: Neighbors, union: Union, k: int) -> None:
     """Fills in the vectors' known lists; entries behind them are left for the queries."""
     count = len(union.queries)
     known = min(k, len(union.vectors))
-    if len(gallery.positions) != len(union.vectors) or gallery.positions.shape[1] < known:
-        raise ValueError(
-            f"expected lists of {len(union.vectors)} vectors with at least {known} entries. "
-            f"Received: {gallery.positions.shape}"
-        )
+    check_lists(gallery, len(union.vectors), known)
     width = min(lists.scores.shape[1], gallery.positions.shape[1])
     own = union.halves[count:]  # |a - b|^2 = 2 (half of a) - 2 (score of b)
     lists.scores[count:, :width] = own[:, None] - gallery.squared_distances[:, :width] / 2
@@ -166,7 +192,8 @@ def _start_with(lists: RunningLists, gallery: Neighbors, union: Union, k: int) -
 
 def _refined(
     lists: RunningLists,
-    union: Union,
+    heads: np.ndarray,
+    tails: np.ndarray,
     halves: np.ndarray,
     offset: int,
     k: int,
@@ -175,10 +202,11 @@ def _refined(
     """Returns the k nearest of every list, ordered by distances in float64.
 
     Args:
-        lists: of the union's first rows, all or those of the queries.
-        union: the rows.
+        lists: of the first rows of heads and tails, one below the other.
+        heads: (Q, D).
+        tails: (N, D).
         halves: half the squared norms of the rows that have a list.
-        offset: union position of what the lists call 0.
+        offset: the row that the lists call 0.
         k: entries kept.
         workers: threads.
     """
@@ -190,8 +218,8 @@ def _refined(
 
     def refine(first: int, last: int) -> None:
         neighbor_kernels.refine(
-            union.queries,
-            union.vectors,
+            heads,
+            tails,
             first,
             offset,
             lists.positions[first:last],
