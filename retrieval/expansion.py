@@ -14,8 +14,10 @@ import numpy as np
 
 from progress import ordered_map
 
-_BLOCK_BYTES = 2**23  # of the results that one thread works on
-_GATHER_BYTES = 2**20  # of neighbours copied side by side at a time: they stay in the cache
+# Of the results that a thread works on, and of the neighbours that it copies side by side: both stay
+# in the cache of a core.
+_BLOCK_BYTES = 2**20
+_GATHER_BYTES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +234,8 @@ def _expand_block(
             "expected finite queries other than 0, neighbours and similarities. "
             f"Received: a sum of length {norms[wrong][0, 0]:.4g} for query {first + wrong.argmax()}"
         )
-    return sums / norms
+    sums /= norms
+    return sums
 
 
 def _weighted_sums(vectors: np.ndarray, positions: np.ndarray, weights: np.ndarray) -> np.ndarray:
