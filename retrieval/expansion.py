@@ -14,8 +14,8 @@ import numpy as np
 
 from progress import ordered_map
 
-# Of the results that a thread works on, and of the neighbours that it copies side by side: both stay
-# in the cache of a core.
+# Of the results that a thread works on, and of the neighbours that it copies side by side: small
+# enough for a core's cache.
 _BLOCK_BYTES = 2**20
 _GATHER_BYTES = 2**20
 

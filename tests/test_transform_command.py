@@ -192,7 +192,7 @@ def test_usage_errors(folder, kind):
     assert ended.value.code == 2
 
 
-def test_help_needs_no_installation():
+def test_runs_as_a_script():
     script = str(ROOT / "retrieval" / "transform.py")
     result = subprocess.run([sys.executable, script, "curve", "--help"], capture_output=True)
     assert result.returncode == 0
