@@ -146,6 +146,12 @@ def rankings_of_answers(answers: search.Answers, truths: Truths, depth: int) -> 
     return Rankings(rows, images, np.zeros(len(rows), bool))
 
 
+def not_in_index(index_ids: Sequence[str], truths: Truths) -> int:
+    """Returns how many relevant images an index lacks; they are never found."""
+    indexed = truths.vocabulary.numbers(index_ids)
+    return len(truths.vocabulary) - int(np.count_nonzero(indexed >= 0))
+
+
 def judge(truths: Truths, rankings: Rankings) -> Relevance:
     """Marks the right ranks; the same as `relevance.judge` of the same ids."""
     sizes = np.diff(truths.offsets)

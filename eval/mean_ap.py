@@ -10,8 +10,6 @@ from collections.abc import Sequence
 if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
-import numpy as np
-
 from eval import breakdown, coded, command, metrics, solutions
 from retrieval import search
 
@@ -63,23 +61,15 @@ def evaluate(
         ValueError: if files do not fit each other or their formats.
     """
     truths = coded.read_truths(solution)
-    counts: dict[str, int | str] = {}
-    if predictions is None:
+    counts: dict[str, int] = {}
+    if predictions is not None:
+        rankings, kind = _read(predictions, truths, k, index_ids), "predictions"
+    else:
         answers = command.answer(index, query, weights=weights, kind=kind, k=k)
-        rankings = coded.rankings_of_answers(answers, truths, k)
+        rankings, kind = coded.rankings_of_answers(answers, truths, k), answers.search
+        counts["not_in_index"] = coded.not_in_index(answers.index_ids, truths)
         if write_predictions:
             search.write_predictions(write_predictions, answers.rankings())
-        indexed = truths.vocabulary.numbers(answers.index_ids)
-        counts["not_in_index"] = len(truths.vocabulary) - int(np.count_nonzero(indexed >= 0))
-        kind = answers.search
-    elif index_ids is None:
-        rankings, kind = coded.read_rankings(predictions, truths, k), "predictions"
-    else:
-        known = solutions.read_ids(index_ids)
-        read = solutions.read_retrieval_predictions(
-            predictions, queries=frozenset(truths.queries), images=known
-        )
-        rankings, kind = coded.rankings_of(read, truths, k), "predictions"
     relevance = coded.judge(truths, rankings)
     result = _result(relevance, k, bootstrap)
     if per_query:
@@ -95,6 +85,16 @@ def evaluate(
 def score(rankings: dict, truths: dict, *, k: int = 100, bootstrap: int = 0) -> dict:
     """Scores rankings (index ids per query id) against the relevant ids; see `evaluate`."""
     return _result(metrics.judge(rankings, truths, depth=k), k, bootstrap)
+
+
+def _read(path: str, truths: coded.Truths, k: int, index_ids: str | None) -> coded.Rankings:
+    """Reads a prediction file; with a table of index ids, all images must be among them."""
+    if index_ids is None:
+        return coded.read_rankings(path, truths, k)
+    predictions = solutions.read_retrieval_predictions(
+        path, queries=frozenset(truths.queries), images=solutions.read_ids(index_ids)
+    )
+    return coded.rankings_of(predictions, truths, k)
 
 
 def _result(relevance: metrics.Relevance, k: int, bootstrap: int) -> dict:

@@ -7,8 +7,9 @@ arXiv:2004.01804) and its public evaluation. Ids and labels are text.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
-from operator import itemgetter
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from operator import contains, itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -32,29 +33,36 @@ class Recognized:
     Attributes:
         images: the Q image ids of the solution.
         labelled: (Q,) bool, which of them have a label.
-        ranked: (P,) int64, the predictions' images as rows of `images`: score descending, then
-            image id ascending; an image has one prediction, so that its class never decides.
+        predicted: the P image ids that have a prediction.
+        order: (P,) int64, the ranking as rows of `predicted`: score descending, then image id
+            ascending; an image has one prediction, so that its class never decides.
         correct: (P,) bool, which of the ranked predictions are right.
         scores: (P,) float64, the ranked predictions' scores.
     """
 
     images: tuple[str, ...]
     labelled: np.ndarray
-    ranked: np.ndarray
+    predicted: tuple[str, ...]
+    order: np.ndarray
     correct: np.ndarray
     scores: np.ndarray
 
+    @functools.cached_property
+    def ranked(self) -> np.ndarray:
+        """The ranked predictions' images as rows of `images`, (P,) int64."""
+        row_of = dict(zip(self.images, range(len(self.images)), strict=True))
+        rows = np.fromiter(map(row_of.__getitem__, self.predicted), np.int64, len(self.order))
+        return rows[self.order]
+
     def gap(self, *, ignore_unlabelled: bool = False, bootstrap: int = 0, seed: int = 0) -> Score:
         """Returns the GAP; see `global_average_precision`."""
-        ranked, correct = self.ranked, self.correct
-        if ignore_unlabelled:
-            kept = self.labelled[ranked]
-            ranked, correct = ranked[kept], correct[kept]
+        counts = self.labelled[self.ranked] if ignore_unlabelled else slice(None)
+        correct = self.correct[counts]
         value = _gap(correct, np.count_nonzero(self.labelled))
         if not bootstrap:
             return Score(value)
-        rows = draws_of_gap(correct, ranked, self.labelled, bootstrap, seed)
-        return Score(value, scores.interval(rows))
+        values = draws_of_gap(correct, self.ranked[counts], self.labelled, bootstrap, seed)
+        return Score(value, scores.interval(values))
 
     def right(self) -> np.ndarray:
         """Returns (Q,) float64: 1 where the image's prediction is right, NaN without a label."""
@@ -79,17 +87,22 @@ def judge_recognition(
     Raises:
         ValueError: if a prediction's image is not in the solution, or a score is not finite.
     """
-    check_known(predictions, solution)
-    values = np.fromiter(map(itemgetter(1), predictions.values()), np.float64, len(predictions))
+    count = len(predictions)
+    answers = predictions.values()
+    try:
+        truths = map(solution.__getitem__, predictions)
+        correct = np.fromiter(map(contains, truths, map(itemgetter(0), answers)), bool, count)
+    except KeyError:
+        check_known(predictions, solution)
+        raise
+    values = np.fromiter(map(itemgetter(1), answers), np.float64, count)
     if not np.isfinite(values).all():
         wrong = list(predictions)[int(np.argmin(np.isfinite(values)))]
         raise ValueError(f"expected finite scores. Received: {predictions[wrong]} for {wrong!r}")
-    correct = np.array([p[0] in solution[image] for image, p in predictions.items()], bool)
     labelled = np.fromiter(map(bool, solution.values()), bool, len(solution))
-    row_of = dict(zip(solution, range(len(solution)), strict=True))
-    rows = np.fromiter(map(row_of.__getitem__, predictions), np.int64, len(predictions))
-    order = _falling(values, predictions)
-    return Recognized(tuple(solution), labelled, rows[order], correct[order], values[order])
+    predicted = tuple(predictions)
+    order = _falling(values, predicted)
+    return Recognized(tuple(solution), labelled, predicted, order, correct[order], values[order])
 
 
 def global_average_precision(
@@ -192,7 +205,7 @@ def _gap(correct: np.ndarray, labelled: int) -> float:
     return float(np.sum(np.arange(1, len(ranks) + 1) / ranks)) / labelled
 
 
-def _falling(values: np.ndarray, images: Collection[str]) -> np.ndarray:
+def _falling(values: np.ndarray, images: Sequence[str]) -> np.ndarray:
     """Returns the order of falling values; equal values by image, ascending."""
     order = np.argsort(-values)
     ranked = values[order]
@@ -202,8 +215,6 @@ def _falling(values: np.ndarray, images: Collection[str]) -> np.ndarray:
     tied = np.zeros(len(values), bool)
     tied[1:] = same
     tied[:-1] |= same
-    places = np.flatnonzero(tied)
-    names = list(images)
-    rows = sorted(order[places].tolist(), key=lambda row: (-values[row], names[row]))
-    order[places] = rows
+    rows = np.array(sorted(order[tied].tolist(), key=images.__getitem__))
+    order[tied] = rows[np.argsort(-values[rows], kind="stable")]
     return order

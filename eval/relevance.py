@@ -70,8 +70,8 @@ def judge(
             images = images[:depth]
         unanswered += not len(images)
         hits = bytes(map(truth.__contains__, images))
-        right = list(itertools.compress(images, hits))
-        if len(set(right)) < len(right):
+        right = set(itertools.compress(images, hits))
+        if len(right) < hits.count(1):
             hits = _first_hits(images, truth)
         marks[start : start + len(hits)] = hits
     relevant = np.frombuffer(marks, bool).reshape(len(truths), depth)
