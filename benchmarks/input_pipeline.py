@@ -2,8 +2,10 @@
 
     python benchmarks/input_pipeline.py [--photos FOLDER] [--passes 5]
 
-Prints the CPU milliseconds per image, all threads together: the median of interleaved passes over
-the same photographs, and the ratio to ours. What is not installed is left out with a sentence.
+Prints the CPU milliseconds per image, all threads together and all on one core: the median of
+interleaved passes over the same photographs, and the ratio to ours. (Four threads on four hardware
+threads of two cores hinder each other: the same work then takes a fifth more CPU time.) What is not
+installed is left out with a sentence.
 
     ours, originals  input_pipeline/pipeline.py from shards of tfrecords_tools/write.py
     ours, shrunk     the same from shards of --max-side 768 --quality 92
@@ -14,8 +16,9 @@ the same photographs, and the ratio to ours. What is not installed is left out w
     turbo, originals simplejpeg decodes and nothing else: the limit
     turbo, shrunk    the same of the shrunk images
 
-Without --photos they are the demo's drawings, enlarged to about
-1 megapixel and 275 kB, the size of a Google Landmarks v2 training image.
+Without --photos they are the demo's drawings, enlarged to about 1 megapixel and 270 kB, the size of
+a Google Landmarks v2 training image; the shards hold each of them REPEATS times, since a set of a
+few hundred images would begin a new block of shards every second.
 """
 
 import argparse
@@ -43,7 +46,9 @@ from tfrecords_tools.write import write
 
 SIZE = 512
 BATCH = 32
-WARM_UP = 40  # batches
+REPEATS = 4
+WARM_UP = 100  # batches, in which the buffers fill that tf.data reads ahead
+LEAD_IN = 12  # batches before each measurement, so that it begins and ends with drained queues
 
 Pass = Callable[[], Iterator]
 
@@ -167,8 +172,8 @@ def make_ways(photos: str, scratch: str) -> dict[str, Pass]:
     shards = {}
     for name, options in (("originals", {}), ("shrunk", {"max_side": 768, "quality": 92})):
         shards[name] = os.path.join(scratch, name)
-        source = f"folder:{photos}"
-        write(shards[name], sources=[source], validation="none", stream=None, **options)
+        sources = [f"{number}=folder:{photos}" for number in range(REPEATS)]
+        write(shards[name], sources=sources, validation="none", stream=None, **options)
     shrunk = list(_encoded(shards["shrunk"]))
     originals = [pathlib.Path(path).read_bytes() for path in paths]
     for name, images in (("originals", originals), ("shrunk", shrunk)):
@@ -202,22 +207,29 @@ def _encoded(shards: str) -> Iterator[bytes]:
 def measure(ways: dict[str, Pass], passes: int, batches: int) -> dict[str, list[float]]:
     """Returns {way: CPU milliseconds per image of each pass}.
 
-    A pass starts anew and is measured after `WARM_UP` batches, in which shuffle buffers fill and
-    tf.data finds its parallelism. From then on, threads that work ahead are about as far ahead at
-    its end as at its beginning.
+    Every way goes on where its last pass ended: threads that work ahead are as far ahead at the
+    end of a measurement as at its beginning.
     """
     times: dict[str, list[float]] = {name: [] for name in ways}
+    iterators = {name: _endless(begin) for name, begin in ways.items()}
+    for iterator in iterators.values():
+        _take(iterator, WARM_UP)
     for _ in range(passes):
-        for name, begin in ways.items():
-            iterator = itertools.chain.from_iterable(begin() for _ in itertools.count())
-            for _ in range(WARM_UP):
-                next(iterator)
+        for name, iterator in iterators.items():
+            _take(iterator, LEAD_IN)
             start = time.process_time()
-            for _ in range(batches):
-                next(iterator)
+            _take(iterator, batches)
             times[name].append(1000 * (time.process_time() - start) / (batches * BATCH))
-            del iterator
     return times
+
+
+def _endless(begin: Pass) -> Iterator:
+    return itertools.chain.from_iterable(begin() for _ in itertools.count())
+
+
+def _take(iterator: Iterator, batches: int) -> None:
+    for _ in range(batches):
+        next(iterator)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -225,8 +237,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--photos", help="folder per class of JPEG files (default: made ones)")
     parser.add_argument("--passes", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=24, help=f"of {BATCH} images, each pass")
+    parser.add_argument("--batches", type=int, default=16, help=f"of {BATCH} images, each pass")
     args = parser.parse_args(argv)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as scratch:
         photos = args.photos or os.path.join(scratch, "photos")
         if args.photos is None:
