@@ -1,12 +1,15 @@
 """The cosine softmax head: class centres, the scale rules and the margins."""
 
 import math
+from collections.abc import Callable
 
 import keras
 from keras import ops
 
 # Keeps arccos' argument inside its domain, and its gradient finite, in float32.
 COSINE_LIMIT = 1.0 - 1e-7
+# Below it a vector is divided by this and not by its norm; the winner's tf.nn.l2_normalize.
+SMALLEST_NORM = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="waymark")
@@ -51,9 +54,9 @@ class CosineSoftmax(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        embeddings = ops.normalize(inputs, axis=-1, epsilon=1e-12)  # (B, D)
-        centers = ops.normalize(self.centers, axis=0, epsilon=1e-12)  # (D, C)
-        return ops.matmul(embeddings, centers)  # (B, C)
+        embeddings = inputs * inverse_norm(inputs, axis=1)  # (B, D)
+        cosines = ops.matmul(embeddings, self.centers)  # (B, C), so far times ‖W‖
+        return cosines * inverse_norm(self.centers, axis=0)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.num_classes)
@@ -73,16 +76,19 @@ def fixed_adacos_scale(num_classes: int) -> float:
     return math.sqrt(2.0) * math.log(num_classes - 1)
 
 
-def adacos_scale(cosines, labels):
+def adacos_scale(cosines, labels, gather: Callable | None = None):
     """Returns the dynamic AdaCos scale of one batch, without state and without gradient.
 
     s = ln(B) / cos(min(π/4, θ_med)), where B is the mean over the batch of the sum over the
     other classes of exp(s0·cos), s0 the fixed scale, and θ_med the median angle to the own
-    class ("nearest" rule, ties to even). Under tf.distribute the batch is the replica's own.
+    class ("nearest" rule, ties to even).
 
     Args:
         cosines: `(B, C)` float32.
         labels: `(B,)` integers in [0, C).
+        gather: `(b,)` → `(R·b,)`, the values of all replicas. With it the scale is the global
+            batch's, the same however many replicas share it; without it, it is that of the
+            cosines given: under tf.distribute the replica's own, the winner's rule.
 
     Returns:
         Scalar, float32.
@@ -93,15 +99,47 @@ def adacos_scale(cosines, labels):
         computes it.
     """
     cosines = ops.stop_gradient(cosines)
-    batch_size, num_classes = ops.shape(cosines)
     fixed = fixed_adacos_scale(cosines.shape[-1])
-    own = _is_own_class(labels, num_classes)  # (B, C)
-    log_sum = ops.logsumexp(ops.where(own, -math.inf, fixed * cosines))  # ()
-    log_mean = log_sum - ops.log(ops.cast(batch_size, "float32"))
-    angles = ops.sort(_angles(_own_cosines(cosines, labels)))  # (B,)
+    own = is_own_class(labels, cosines.shape[-1])  # (B, C)
+    sums = ops.sum(ops.where(own, 0.0, ops.exp(fixed * cosines)), axis=1)  # (B,)
+    target = own_cosines(cosines, labels)  # (B,)
+    if gather is not None:
+        sums, target = gather(sums), gather(target)  # (R·B,)
+    return adacos_from_sums(sums, target)
+
+
+def adacos_from_sums(sums, target_cosines):
+    """Returns `adacos_scale` of a batch from what it needs of each image.
+
+    Args:
+        sums: `(B,)` float32, Σ over the other classes of exp(s0·cos).
+        target_cosines: `(B,)` float32, cosines to the own classes.
+
+    Returns:
+        Scalar, float32.
+    """
+    batch_size = ops.shape(sums)[0]
+    angles = ops.sort(angles_of(target_cosines))  # (B,)
     middle = ops.cast(ops.round(0.5 * ops.cast(batch_size - 1, "float32")), "int32")
     median = ops.take(angles, middle)
-    return log_mean / ops.cos(ops.minimum(median, math.pi / 4))
+    return ops.log(ops.mean(sums)) / ops.cos(ops.minimum(median, math.pi / 4))
+
+
+def scale_of(rule: str | float, cosines, labels, gather: Callable | None = None):
+    """Returns the scale by a rule: "adacos" (dynamic), "adacos_fixed", or a number.
+
+    Args:
+        rule: which.
+        cosines, labels, gather: see `adacos_scale`.
+
+    Returns:
+        Scalar, float32.
+    """
+    if rule == "adacos":
+        return adacos_scale(cosines, labels, gather)
+    if rule == "adacos_fixed":
+        rule = fixed_adacos_scale(cosines.shape[-1])
+    return ops.convert_to_tensor(rule, "float32")
 
 
 def arcface(cosines, labels, margin: float):
@@ -118,12 +156,7 @@ def arcface(cosines, labels, margin: float):
     Returns:
         `(B, C)` float32.
     """
-    own_cosines = _own_cosines(cosines, labels)  # (B,)
-    shifted = ops.cos(_angles(own_cosines) + margin)
-    linear = own_cosines - margin * math.sin(margin)
-    shifted = ops.where(own_cosines > -math.cos(margin), shifted, linear)
-    own = _is_own_class(labels, cosines.shape[-1])
-    return ops.where(own, ops.expand_dims(shifted, 1), cosines)
+    return _with_margin(cosines, labels, "arcface", margin)
 
 
 def cosface(cosines, labels, margin: float):
@@ -137,18 +170,59 @@ def cosface(cosines, labels, margin: float):
     Returns:
         `(B, C)` float32.
     """
-    return ops.where(_is_own_class(labels, cosines.shape[-1]), cosines - margin, cosines)
+    return _with_margin(cosines, labels, "cosface", margin)
 
 
-def _is_own_class(labels, num_classes):
+def own_class_margin(target_cosines, margin: str, size: float):
+    """Returns the cosines to the own classes after the margin, and the derivative of that.
+
+    Args:
+        target_cosines: `(B,)` float32.
+        margin: "none", "arcface" or "cosface".
+        size: radians for "arcface", a cosine for "cosface".
+
+    Returns:
+        `(B,)` and `(B,)`, float32.
+    """
+    one = ops.ones_like(target_cosines)
+    if margin == "none":
+        return target_cosines, one
+    if margin == "cosface":
+        return target_cosines - size, one
+    if margin != "arcface":
+        raise ValueError(f"margin: expected 'none', 'arcface' or 'cosface'. Received: {margin!r}")
+    angles = angles_of(target_cosines)
+    inside = target_cosines > -math.cos(size)
+    shifted = ops.where(inside, ops.cos(angles + size), target_cosines - size * math.sin(size))
+    slope = ops.sin(angles + size) / ops.sin(angles)
+    slope = ops.where(ops.abs(target_cosines) < COSINE_LIMIT, slope, 0.0)  # of the limited angle
+    return shifted, ops.where(inside, slope, one)
+
+
+def is_own_class(labels, num_classes: int):
+    """Returns whether a column is an image's own class, `(B, C)`."""
     classes = ops.arange(num_classes, dtype="int32")
-    return ops.expand_dims(ops.cast(labels, "int32"), 1) == classes  # (B, C)
+    return ops.expand_dims(ops.cast(labels, "int32"), 1) == classes
 
 
-def _own_cosines(cosines, labels):
+def own_cosines(cosines, labels):
+    """Returns the cosine of every image to its own class, `(B,)`."""
     column = ops.expand_dims(ops.cast(labels, "int32"), 1)  # (B, 1)
-    return ops.squeeze(ops.take_along_axis(cosines, column, axis=1), axis=1)  # (B,)
+    return ops.squeeze(ops.take_along_axis(cosines, column, axis=1), axis=1)
 
 
-def _angles(cosines):
+def angles_of(cosines):
+    """Returns arccos of cosines that rounding may have taken past 1."""
     return ops.arccos(ops.clip(cosines, -COSINE_LIMIT, COSINE_LIMIT))
+
+
+def inverse_norm(vectors, axis: int):
+    """Returns 1 / max(‖v‖, `SMALLEST_NORM`) along `axis`, which stays with size 1."""
+    squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
+    return ops.rsqrt(ops.maximum(squares, SMALLEST_NORM**2))
+
+
+def _with_margin(cosines, labels, margin: str, size: float):
+    shifted, _ = own_class_margin(own_cosines(cosines, labels), margin, size)  # (B,)
+    own = is_own_class(labels, cosines.shape[-1])
+    return ops.where(own, ops.expand_dims(shifted, 1), cosines)
