@@ -18,7 +18,7 @@ if not __package__:
 import numpy as np
 
 from progress import Progress
-from retrieval import approximate, embeddings, exact
+from retrieval import approximate, embeddings, ensemble, exact
 
 KINDS = ("auto", "exact", "scann")
 # From here on ScaNN is faster than the matrix product.
@@ -102,8 +102,8 @@ def answer(
         ValueError: if directories, models or weights do not fit each other.
     """
     index_members, query_members = _load_pairs(index, query)
-    index_ids, vectors = embeddings.join(index_members, weights)
-    query_ids, queries = embeddings.join(query_members, weights)
+    index_ids, vectors = ensemble.join(index_members, weights)
+    query_ids, queries = ensemble.join(query_members, weights)
     searcher = make_searcher(search, vectors, k)
     positions, similarities = _search_in_pieces(searcher, queries, k)
     return Answers(query_ids, index_ids, positions, similarities, resolve(search, len(vectors)))

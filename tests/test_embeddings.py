@@ -1,10 +1,12 @@
 """The embeddings directory: what is written is read, and nothing half written is."""
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
 
+import files
 from retrieval import embeddings, search
 from retrieval.embeddings import EmbeddingsWriter
 
@@ -40,14 +42,16 @@ def test_round_trip_in_pieces(tmp_path):
     assert isinstance(loaded.vectors, np.memmap)
     assert loaded.manifest == {
         "format": "waymark-embeddings",
-        "version": 1,
+        "version": 2,
         "count": 25,
         "dimension": 3,
         "dtype": "float32",
         "normalized": True,
+        "loss": {"max_cosine_error": 0.0, "mean_cosine_error": 0.0},
         "model_digest": "ab",
         "source": "t.csv",
         "rejected": 3,
+        "checksums": loaded.manifest["checksums"],
     }
     assert names(tmp_path / "out") == ["embeddings.npy", "ids.txt", "manifest.json"]
 
@@ -124,19 +128,153 @@ def test_a_closed_writer_refuses(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("version", 2, "'version': 2"),
+        ("version", 3, "'version': 3"),
+        ("version", "2", "'version': '2'"),
+        ("dtype", "float64", "dtype of this version .* Received: 'float64'"),
+        ("dtype", "int8", "scales.npy"),
         ("format", "other", "'format': 'other'"),
         ("normalized", False, "'normalized': False"),
-        ("count", 3, "expected 3 ids"),
-        ("dimension", 4, r"float32 \(2, 4\)"),
+        ("count", 3, r"<f4 \(3, 3\)"),
+        ("count", None, "expected a count"),
+        ("dimension", 4, r"<f4 \(2, 4\) for float32 .* <f4 \(2, 3\)"),
     ],
 )
 def test_load_refuses_parts_that_do_not_fit(tmp_path, key, value, message):
     write(tmp_path, ["a", "b"], units(2, 3))
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, key: value}))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         embeddings.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000])
+def test_load_refuses_a_manifest_that_is_none(tmp_path, text):
+    write(tmp_path, ["a", "b"], units(2, 3))
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"manifest\.json"):
+        embeddings.load(str(tmp_path))
+
+
+def test_reads_version_1(tmp_path):
+    vectors = units(4, 3)
+    np.save(tmp_path / "embeddings.npy", vectors)
+    (tmp_path / "ids.txt").write_text("a\nb\nc\nd\n")
+    about = {"format": "waymark-embeddings", "version": 1, "count": 4, "dimension": 3}
+    about |= {"dtype": "float32", "normalized": True, "model_digest": "ab", "source": "t"}
+    (tmp_path / "manifest.json").write_text(json.dumps(about | {"rejected": 0}))
+    loaded = embeddings.load(str(tmp_path))
+    assert loaded.ids == ("a", "b", "c", "d")
+    np.testing.assert_array_equal(loaded.vectors, vectors)
+    (tmp_path / "manifest.json").write_text(json.dumps(about | {"dtype": "float16"}))
+    with pytest.raises(ValueError, match="dtype of this version"):
+        embeddings.load(str(tmp_path))
+
+
+def test_load_refuses_ids_and_arrays_that_do_not_fit(tmp_path):
+    write(tmp_path, ["a", "b"], units(2, 3))
+    (tmp_path / "ids.txt").write_text("a\n")
+    with pytest.raises(ValueError, match=r"expected 2 ids .* Received: 1 ids"):
+        embeddings.load(str(tmp_path))
+    (tmp_path / "embeddings.npy").write_bytes(b"not an array")
+    with pytest.raises(ValueError, match=r"whole \.npy file"):
+        embeddings.load(str(tmp_path))
+
+
+# The largest cosine error of a rounded unit vector: half the squared sum of rounding errors, each
+# at most 2^-11 (float16) or 2^-8 / 2 (bfloat16) of its component; int8 rounds to 1/127 of the
+# largest component, which is at most 0.5 of a row of 64 normal numbers.
+@pytest.mark.parametrize(
+    ("dtype", "bytes_each", "bound"),
+    [
+        ("float16", 2, 2**-22 / 2),
+        ("bfloat16", 2, 2**-18),
+        ("int8", 1, 64 * (0.5 / 127 / 2) ** 2 / 2),
+    ],
+)
+def test_fewer_bytes_with_measured_loss(tmp_path, dtype, bytes_each, bound):
+    vectors = units(500, 64)
+    ids = [str(i) for i in range(500)]
+    with EmbeddingsWriter(str(tmp_path), 64, model_digest="ab", source="t", dtype=dtype) as writer:
+        for first in range(0, 500, 150):
+            writer.append(ids[first : first + 150], vectors[first : first + 150])
+    loaded = embeddings.load(str(tmp_path))
+    read = np.asarray(loaded.vectors)
+    assert (tmp_path / "embeddings.npy").stat().st_size == 128 + 500 * 64 * bytes_each
+    pair = [array.astype(np.float64) for array in (vectors, read)]
+    cosines = np.sum(pair[0] * pair[1], axis=1)
+    cosines /= np.linalg.norm(pair[0], axis=1) * np.linalg.norm(pair[1], axis=1)
+    loss = loaded.manifest["loss"]
+    assert 0 < loss["max_cosine_error"] <= bound
+    # The writer normalises once more: its float32 rounding, 1e-7, meets the error of a float16.
+    np.testing.assert_allclose(loss["max_cosine_error"], 1 - cosines.min(), rtol=1e-3)
+    np.testing.assert_allclose(loss["mean_cosine_error"], 1 - cosines.mean(), rtol=1e-3)
+    # int8 rows have the norm 1 again; those of the floats have the mean of many roundings.
+    norms = np.linalg.norm(pair[1], axis=1)
+    np.testing.assert_allclose(norms, 1, atol=1e-6 if dtype == "int8" else 2e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
+def test_rows_are_read_like_those_of_an_array(tmp_path, dtype):
+    vectors = units(20, 5)
+    with EmbeddingsWriter(str(tmp_path), 5, model_digest="a", source="t", dtype=dtype) as writer:
+        writer.append([str(i) for i in range(20)], vectors)
+    loaded = embeddings.load(str(tmp_path))
+    whole = np.asarray(loaded.vectors)
+    np.testing.assert_allclose(whole, vectors, atol=0.01)
+    for rows in (loaded.vectors, loaded.rows):
+        assert rows.shape == (20, 5)
+        assert (len(rows), rows.ndim, rows.size, rows.dtype) == (20, 2, 100, np.float32)
+        for chosen in (slice(3, 9), slice(18, 30), slice(None, None, 2), [4, 1, 1], 7, -1):
+            np.testing.assert_array_equal(rows[chosen], whole[chosen])
+        np.testing.assert_array_equal(rows[whole[:, 0] > 0], whole[whole[:, 0] > 0])
+        with pytest.raises(IndexError):
+            rows[20]
+    with pytest.raises(TypeError, match="without columns"):
+        loaded.rows[0, 1]
+
+
+def test_refuses_another_dtype(tmp_path):
+    with pytest.raises(ValueError, match=r"float16, bfloat16, int8\. Received: 'float64'"):
+        EmbeddingsWriter(str(tmp_path), 5, model_digest="a", source="t", dtype="float64")
+
+
+def stopped_at(monkeypatch, number):
+    """Makes the number-th renaming or removal of a file fail, as a killed process stops there."""
+    left = iter(range(number))
+
+    def stopping(function):
+        def call(*args):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return function(*args)
+
+        return call
+
+    for name in ("rename", "remove"):
+        monkeypatch.setattr(files, name, stopping(getattr(files, name)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_replacement_that_is_stopped_leaves_the_old_or_the_new(tmp_path, monkeypatch, dtype):
+    seen = set()
+    for number in range(20):
+        directory = tmp_path / str(number)
+        with EmbeddingsWriter(str(directory), 3, model_digest="a", source="t") as writer:
+            writer.append(["old"], units(1, 3))
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            stopped_at(patch, number)
+            with EmbeddingsWriter(
+                str(directory), 3, model_digest="b", source="t", dtype=dtype
+            ) as writer:
+                writer.append(["new", "new2"], units(2, 3))
+        loaded = embeddings.load(str(directory))
+        is_new = loaded.manifest["model_digest"] == "b"
+        assert loaded.ids == (("new", "new2") if is_new else ("old",))
+        np.testing.assert_allclose(loaded.vectors, units(2 if is_new else 1, 3), atol=0.01)
+        seen.add(is_new)
+        write(directory, ["next"], units(1, 3))
+        assert names(directory) == ["embeddings.npy", "ids.txt", "manifest.json"]
+    assert seen == {False, True}
 
 
 def test_load_refuses_repeated_ids(tmp_path):
@@ -144,34 +282,6 @@ def test_load_refuses_repeated_ids(tmp_path):
     (tmp_path / "ids.txt").write_text("a\na\n")
     with pytest.raises(ValueError, match="more than once: 'a'"):
         embeddings.load(str(tmp_path))
-
-
-def test_join_weights_and_orders_by_id(tmp_path):
-    first = embeddings.load(write(tmp_path / "a", ["x", "y"], np.float32([[1, 0], [0, 1]])))
-    second = embeddings.load(write(tmp_path / "b", ["y", "x"], np.float32([[1], [-1]])))
-    ids, vectors = embeddings.join([first, second], [0.5, 2])
-    assert ids == ("x", "y")
-    assert vectors.dtype == np.float32
-    assert vectors.tolist() == [[0.5, 0, -2], [0, 0.5, 2]]
-    assert embeddings.join([first, second])[1].tolist() == [[1, 0, -1], [0, 1, 1]]
-
-
-def test_join_of_one_member(tmp_path):
-    member = embeddings.load(write(tmp_path, ["x"], np.float32([[0.6, 0.8]])))
-    assert embeddings.join([member])[1] is member.vectors
-    np.testing.assert_allclose(embeddings.join([member], [2])[1], [[1.2, 1.6]], rtol=1e-6)
-
-
-def test_join_refuses_what_does_not_fit(tmp_path):
-    first = embeddings.load(write(tmp_path / "a", ["x", "y"], units(2, 2)))
-    second = embeddings.load(write(tmp_path / "b", ["x", "z", "w"], units(3, 2)))
-    with pytest.raises(ValueError, match=r"lacks 1 ids of member 1 \('y'\) and has 2 .*'z', 'w'"):
-        embeddings.join([first, second])
-    for weights in ([1], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")]):
-        with pytest.raises(ValueError, match="weights"):
-            embeddings.join([first, first], weights)
-    with pytest.raises(ValueError, match="Received: none"):
-        embeddings.join([])
 
 
 def test_few_lists_some():

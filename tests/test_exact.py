@@ -1,11 +1,14 @@
 """Exact search against a full sort of all similarities."""
 
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
+import ml_dtypes
 import numpy as np
 import pytest
+import threadpoolctl
 
-from retrieval import exact
+from retrieval import exact, precision
 from retrieval.exact import ExactSearcher
 
 
@@ -40,11 +43,85 @@ def test_ties_are_ordered_by_position_across_tiles(monkeypatch, columns):
     rng = np.random.default_rng(1)
     vectors = rng.integers(-2, 3, (500, 4)).astype(np.float32)
     queries = rng.integers(-2, 3, (20, 4)).astype(np.float32)
-    monkeypatch.setattr(ExactSearcher, "_tile_shape", lambda self, queries, k: (6, columns))
+    monkeypatch.setattr(ExactSearcher, "_tile_shape", lambda self, queries, k: (7, columns))
     positions, similarities = ExactSearcher(vectors).search(queries, 60)
     expected_positions, expected = slow_search(vectors, queries, 60)
     np.testing.assert_array_equal(positions, expected_positions)
     np.testing.assert_array_equal(similarities, expected)
+
+
+@pytest.mark.parametrize("memory_mb", [1, 256])
+@pytest.mark.parametrize("queries", [3, 40])
+def test_with_ids_the_answers_do_not_depend_on_the_order_of_rows(queries, memory_mb):
+    rng = np.random.default_rng(5)
+    vectors = rng.integers(-2, 3, (3000, 4)).astype(np.float32)
+    asked = rng.integers(-2, 3, (queries, 4)).astype(np.float32)
+    ids = [f"{number:x}" for number in rng.permutation(3000)]
+    by_id = sorted(range(3000), key=lambda row: ids[row])
+    expected, similarities = slow_search(vectors[by_id], asked, 70)
+    expected = [[ids[by_id[row]] for row in ranking] for ranking in expected]
+    for order in (np.arange(3000), rng.permutation(3000), np.array(by_id)):
+        permuted = [ids[row] for row in order]
+        searcher = ExactSearcher(vectors[order], ids=permuted, memory_mb=memory_mb)
+        positions, found = searcher.search(asked, 70)
+        assert [[permuted[row] for row in ranking] for ranking in positions] == expected
+        np.testing.assert_array_equal(found, similarities)
+
+
+def test_copies_in_any_place_are_ordered_by_id():
+    # Rounding would break the tie if a product depended on its place in a tile.
+    rng = np.random.default_rng(6)
+    vectors = units(rng, 5003, 67)
+    copies = rng.permutation(5003)[:300]
+    vectors[copies] = vectors[copies[0]]
+    ids = [f"{number:04}" for number in rng.permutation(5003)]
+    for memory_mb, threads in ((1, 1), (1, 4), (256, 3)):
+        searcher = ExactSearcher(vectors, ids=ids, memory_mb=memory_mb, threads=threads)
+        for queries in (1, 2, 5, 37):
+            positions, _ = searcher.search(np.tile(vectors[copies[:1]], (queries, 1)), 300)
+            expected = sorted(copies.tolist(), key=lambda row: ids[row])
+            assert (positions == expected).all(), (memory_mb, threads, queries)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("queries", [1, 5, 600])
+def test_any_number_of_threads_gives_the_same(queries, threads):
+    rng = np.random.default_rng(7)
+    vectors = rng.integers(-9, 9, (700, 3)).astype(np.float32)
+    asked = rng.integers(-9, 9, (queries, 3)).astype(np.float32)
+    positions, similarities = ExactSearcher(vectors, threads=threads, memory_mb=1).search(asked, 9)
+    expected_positions, expected = slow_search(vectors, asked, 9)
+    np.testing.assert_array_equal(positions, expected_positions)
+    np.testing.assert_array_equal(similarities, expected)
+
+
+def test_searches_side_by_side_give_the_threads_of_the_blas_back():
+    before = [module["num_threads"] for module in threadpoolctl.threadpool_info()]
+    rng = np.random.default_rng(8)
+    vectors = rng.integers(-9, 9, (3000, 3)).astype(np.float32)
+    searcher = ExactSearcher(vectors)
+    expected, _ = slow_search(vectors, vectors[:50], 5)
+    with ThreadPoolExecutor(4) as pool:
+        for positions, _ in pool.map(lambda _: searcher.search(vectors[:50], 5), range(20)):
+            np.testing.assert_array_equal(positions, expected)
+    after = [module["num_threads"] for module in threadpoolctl.threadpool_info()]
+    assert after == before
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
+def test_fewer_bytes_are_searched_as_float32(dtype):
+    rng = np.random.default_rng(9)
+    vectors, queries = units(rng, 3000, 16), units(rng, 20, 16)
+    stored, scales = precision.encode(vectors, dtype)
+    rows = precision.StoredRows(stored, dtype, scales)
+    expected, similarities = slow_search(np.asarray(rows), queries, 10)
+    given = [rows]
+    if dtype != "int8":
+        given.append(vectors.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float16))
+    for matrix in given:
+        positions, found = ExactSearcher(matrix, memory_mb=1).search(queries, 10)
+        np.testing.assert_array_equal(positions, expected)
+        np.testing.assert_allclose(found, similarities, rtol=0, atol=1e-6)
 
 
 def test_equal_vectors_come_in_their_order():
@@ -136,8 +213,9 @@ def test_refuses_what_does_not_fit():
         searcher.search(np.ones((1, 5), np.float32), 1)
     with pytest.raises(ValueError, match="Received: 0"):
         searcher.search(vectors, 0)
-    with pytest.raises(ValueError, match="memory_mb"):
-        ExactSearcher(vectors, memory_mb=0)
+    for wrong in ({"memory_mb": 0}, {"threads": 0}, {"ids": ["a", "b"]}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            ExactSearcher(vectors, **wrong)
 
 
 def test_keys_order_like_similarity_then_position():
