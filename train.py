@@ -5,7 +5,9 @@ The same command, given again after a stop or a crash, goes on where the last ch
 
 import argparse
 import dataclasses
+import functools
 import os
+import random
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings, but no notes
@@ -17,12 +19,26 @@ import recipes
 from input_pipeline import crops, geometry, ops, photometric, pipeline, schema
 from models.builder import build_model
 from models.losses import CosineSoftmaxCrossEntropy
-from models.storage import load_model
-from models.transfer import transfer
+from models.plain_objective import PlainObjective
 from recipes import layout
-from recipes.schema import Augmentation, Member, Recipe, Stage, override
-from training import optimizers, stages, strategy
+from recipes.schema import Augmentation, Member, Model, Recipe, Stage
+from recipes.settings import override
+from training import optimizers, replicas, stages, strategy
+from training.averaging import WeightAverage
+from training.hand_over import hand_over, headless_model
+from training.sharded_head import Rule, ShardedHead, ShardedObjective
 from training.trainer import Trainer
+
+# Fields of `recipes.schema.Model` that `build_model` takes.
+NETWORK_FIELDS = (
+    "backbone",
+    "width",
+    "depth",
+    "drop_connect_rate",
+    "weights",
+    "pooling",
+    "embedding_dim",
+)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -61,34 +77,82 @@ def augmentation_ops(augmentation: Augmentation) -> dict:
     return {"crop": crop, "augmentation": chain}
 
 
-def make_trainer(where, member: Member, stage: Stage, num_classes: int, steps: dict) -> Trainer:
-    """Builds model, loss and optimizer of one stage under the strategy `where`."""
-    fields = dataclasses.asdict(member.model)
-    loss_fields = {name: fields.pop(name) for name in ("scale", "margin", "margin_size")}
-    freeze_batchnorm = fields.pop("freeze_batchnorm")
-    fields.pop("antialias")  # the pipeline's
+def make_optimizer(stage: Stage, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """Builds the optimizer of one stage with its schedule."""
+    rate = optimizers.build_schedule(
+        stage.schedule,
+        learning_rate=stage.learning_rate,
+        total_steps=stage.epochs * steps_per_epoch,
+        warmup_steps=int(stage.warmup_epochs * steps_per_epoch),
+        decay=stage.decay,
+        milestones=[max(1, round(epoch * steps_per_epoch)) for epoch in stage.milestones],
+        factor=stage.factor,
+    )
+    return optimizers.build_optimizer(
+        stage.optimizer, rate, momentum=stage.momentum, nesterov=stage.nesterov
+    )
+
+
+def make_average(stage: Stage, steps_per_epoch: int):
+    """Returns what makes the average of the weights that a stage asks for, or None."""
+    if stage.average == "none":
+        return None
+    swa = stage.average == "swa"
+    return functools.partial(
+        WeightAverage,
+        decay=1.0 if swa else stage.ema_decay,
+        first_step=int(stage.average_from * steps_per_epoch),
+        every=steps_per_epoch if swa else 1,
+    )
+
+
+def make_trainer(
+    where, member: Member, stage: Stage, num_classes: int, steps_per_epoch: int
+) -> Trainer:
+    """Builds model, objective and optimizer of one stage under the strategy `where`."""
+    network, head = member.model, None
+    fields = {name: getattr(network, name) for name in NETWORK_FIELDS}
     if stage.start_from:
         fields["weights"] = None  # they come from the stage before
     with where.scope():
-        model = build_model(num_classes, **fields)
-        rate = optimizers.build_schedule(
-            stage.schedule, learning_rate=stage.learning_rate, decay=stage.decay, **steps
-        )
-        optimizer = optimizers.build_optimizer(
-            stage.optimizer,
-            rate,
-            momentum=stage.momentum,
-            nesterov=stage.nesterov,
-            weight_decay=stage.weight_decay,
-        )
+        if network.head == "sharded":
+            model = headless_model(build_model(2, **fields))
+            optimizer = make_optimizer(stage, steps_per_epoch)
+            seed = random.randrange(2**31)  # noqa: S311
+            head = ShardedHead(where, num_classes, network.embedding_dim, optimizer, seed)
+        else:
+            model = build_model(num_classes, **fields)
+        if network.batchnorm == "synchronized":
+            replicas.synchronize_batchnorm(model)
         return Trainer(
             where,
             model,
-            CosineSoftmaxCrossEntropy(**loss_fields),
-            optimizer,
+            make_objective(network, head),
+            make_optimizer(stage, steps_per_epoch),
             global_batch_size=stage.batch_size,
-            freeze_batchnorm=freeze_batchnorm,
+            accumulate=stage.accumulate,
+            clip_norm=stage.clip_norm,
+            weight_decay=stage.weight_decay,
+            coupled_decay=stage.weight_decay_rule == "coupled",
+            make_average=make_average(stage, steps_per_epoch),
+            head=head,
         )
+
+
+def make_objective(network: Model, head: ShardedHead | None):
+    """Builds what turns a model's output into the loss, see `models.plain_objective`."""
+    is_global = network.scale == "adacos_global"
+    scale = "adacos" if is_global else network.scale
+    loss = {"scale": scale, "margin": network.margin, "margin_size": network.margin_size}
+    if head is not None:
+        seed = random.randrange(2**31)  # noqa: S311
+        rule = Rule(**loss, sample_rate=network.sample_rate, seed=seed)
+        return ShardedObjective(head, rule, freeze_batchnorm=network.freeze_batchnorm)
+    return PlainObjective(
+        CosineSoftmaxCrossEntropy(**loss),
+        freeze_batchnorm=network.freeze_batchnorm,
+        gather=replicas.gather if is_global else None,
+    )
 
 
 def run_stage(where, recipe: Recipe, member: Member, stage: Stage, args) -> None:
@@ -110,12 +174,10 @@ def run_stage(where, recipe: Recipe, member: Member, stage: Stage, args) -> None
     keras.backend.clear_session()  # layers are numbered as if no stage had run in this process
     keras.utils.set_random_seed(seed * 1000 + stage.number)
     steps_per_epoch = images.num_images // stage.batch_size
-    total_steps = stage.epochs * steps_per_epoch
-    steps = {"total_steps": total_steps, "warmup_steps": int(stage.warmup_epochs * steps_per_epoch)}
-    trainer = make_trainer(where, member, stage, images.num_classes, steps)
+    trainer = make_trainer(where, member, stage, images.num_classes, steps_per_epoch)
     if stage.start_from:
         before = layout.model_path(args.workdir, member.name, stage.start_from)
-        transfer(load_model(before), trainer.model, stage.skip_layers)
+        hand_over(before, trainer, stage.skip_layers)
 
     square = ops.Square(stage.image_size, member.model.antialias)
 
@@ -133,7 +195,7 @@ def run_stage(where, recipe: Recipe, member: Member, stage: Stage, args) -> None
     validation = None
     if images.num_validation_images:
         validation = pipeline.validation_batches(images, square=square, batch_size=stage.batch_size)
-    plan = stages.Plan(stage.number, total_steps, steps_per_epoch)
+    plan = stages.Plan(stage.number, stage.epochs * steps_per_epoch, steps_per_epoch)
     stages.run_stage(model_path, trainer, plan, make_batches, validation)
 
 

@@ -4,18 +4,20 @@ Everything here is checked when it is made, so that a wrong word in a recipe or 
 a second and not the first hour of a training.
 """
 
-import ast
 import dataclasses
-import types
-import typing
 
+SCALES = ("adacos", "adacos_global", "adacos_fixed")
 BACKBONES = tuple(f"efficientnet-b{i}" for i in range(8))
 CHOICES = {
     "pooling": ("gap", "gem"),
     "margin": ("none", "arcface", "cosface"),
     "data": ("clean", "total"),
-    "optimizer": ("sgd", "adamw"),
-    "schedule": ("constant", "inverse_time", "cosine"),
+    "optimizer": ("sgd", "adam", "adamw", "lamb"),
+    "schedule": ("constant", "inverse_time", "cosine", "step"),
+    "weight_decay_rule": ("decoupled", "coupled"),
+    "average": ("none", "ema", "swa"),
+    "batchnorm": ("replica", "synchronized"),
+    "head": ("replicated", "sharded"),
 }
 
 
@@ -51,8 +53,16 @@ class Model:
         embedding_dim: size D of the bottleneck, Dense(D, swish).
         freeze_batchnorm: BatchNorm uses and keeps its stored statistics and stochastic depth is
             off, as in the winner's training step; gamma and beta still train.
+        batchnorm: where it trains: "replica" takes its statistics over the images of one
+            replica, "synchronized" over the global batch.
         margin, margin_size: "none"; "arcface" (radians); "cosface" (cosine).
-        scale: "adacos" (dynamic), "adacos_fixed" (√2·ln(C − 1)), or a number.
+        scale: "adacos" (dynamic, of the replica's own images), "adacos_global" (the same of the
+            global batch, whatever the number of replicas), "adacos_fixed" (√2·ln(C − 1)), or a
+            number.
+        head: "replicated", the class centres whole on every replica; "sharded", each replica
+            holds its part of them, for very many classes (a dynamic scale is then global).
+        sample_rate: of "sharded": share of the classes that a training step compares with; below
+            1 it is faster and biased, see `training.sharded_head.Rule`.
     """
 
     backbone: str = "efficientnet-b0"
@@ -64,13 +74,17 @@ class Model:
     antialias: bool = False
     embedding_dim: int = 512
     freeze_batchnorm: bool = True
+    batchnorm: str = "replica"
     margin: str = "none"
     margin_size: float = 0.0
     scale: str | float = "adacos"
+    head: str = "replicated"
+    sample_rate: float = 1.0
 
     def __post_init__(self):
         _check_choices(self)
         _check_positive(self, "embedding_dim")
+        self._check_head()
         sizes = (self.width is not None, self.depth is not None)
         own_size = self.backbone == "efficientnet"
         if sizes != (own_size, own_size):
@@ -84,10 +98,25 @@ class Model:
                 f"model.backbone: expected one of {BACKBONES} or 'efficientnet'. "
                 f"Received: {self.backbone!r}"
             )
-        if isinstance(self.scale, str) and self.scale not in ("adacos", "adacos_fixed"):
+        if isinstance(self.scale, str) and self.scale not in SCALES:
             raise ValueError(
-                "model.scale: expected 'adacos', 'adacos_fixed' or a number. "
-                f"Received: {self.scale!r}"
+                f"model.scale: expected one of {SCALES} or a number. Received: {self.scale!r}"
+            )
+
+    def _check_head(self):
+        if not 0 < self.sample_rate <= 1:
+            raise ValueError(
+                f"model.sample_rate: expected above 0, at most 1. Received: {self.sample_rate}"
+            )
+        if self.sample_rate < 1 and self.head != "sharded":
+            raise ValueError(
+                "model.sample_rate: expected 1, or model.head='sharded'. "
+                f"Received: {self.sample_rate}"
+            )
+        if self.batchnorm == "synchronized" and self.freeze_batchnorm:
+            raise ValueError(
+                "model.batchnorm: expected 'replica', or model.freeze_batchnorm=False; a frozen "
+                "BatchNorm takes no statistics. Received: 'synchronized'"
             )
 
 
@@ -132,17 +161,27 @@ class Stage:
             training on random crops a larger one sees objects at the size they were trained at
             (Touvron et al., arXiv:1906.06423).
         epochs: passes over the set.
-        batch_size: global batch, images of all replicas together.
+        batch_size: global batch, images of all replicas together in one update.
+        accumulate: micro-batches that a batch is worked through in, where it does not fit.
         learning_rate: the highest rate of the schedule.
         start_from: the stage whose finished model this one goes on from; None starts anew.
         skip_layers: top layers that are not handed over (new ones take their place).
         noisy_weight: loss weight c of an image outside the clean set ("total" only).
-        optimizer: "sgd" or "adamw" (decoupled weight decay).
+        optimizer: "sgd", "adam", "adamw" or "lamb".
         momentum, nesterov: of "sgd".
-        weight_decay: decoupled, per step and rate; biases and BatchNorm have none.
-        schedule: "constant"; "inverse_time" lr/(1 + decay·step); "cosine" to zero.
+        clip_norm: largest norm of the global batch's gradient; None does not clip.
+        weight_decay: strength; biases and BatchNorm have none.
+        weight_decay_rule: "decoupled", w − lr·decay·w beside the step (AdamW's; of "sgd" too);
+            "coupled", decay·w added to the gradient (L2, what PyTorch's SGD and Adam do).
+        schedule: "constant"; "inverse_time" lr/(1 + decay·step); "cosine" to zero; "step",
+            times `factor` at each milestone.
         decay: of "inverse_time", per step.
-        warmup_epochs: linear rise from zero ("cosine" only).
+        milestones, factor: of "step"; milestones in epochs.
+        warmup_epochs: linear rise from zero, with every schedule.
+        average: of the weights, for validation and the finished model: "none"; "ema",
+            exponential; "swa", the plain mean of the weights at the ends of epochs.
+        ema_decay: of "ema", per step.
+        average_from: epochs before averaging begins.
         augmentation: see `Augmentation`.
     """
 
@@ -159,10 +198,18 @@ class Stage:
     optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
+    accumulate: int = 1
+    clip_norm: float | None = None
     weight_decay: float = 0.0
+    weight_decay_rule: str = "decoupled"
     schedule: str = "constant"
     decay: float = 0.0
+    milestones: tuple[float, ...] = ()
+    factor: float = 0.1
     warmup_epochs: float = 0.0
+    average: str = "none"
+    ema_decay: float = 0.9999
+    average_from: float = 0.0
     augmentation: Augmentation = Augmentation()
 
     def __post_init__(self):
@@ -172,6 +219,38 @@ class Stage:
             raise ValueError(
                 f"stage.start_from: expected a stage before {self.number}. "
                 f"Received: {self.start_from}"
+            )
+        self._check_optimization()
+
+    def _check_optimization(self):
+        _check_positive(self, "accumulate", "factor")
+        if self.clip_norm is not None:
+            _check_positive(self, "clip_norm")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"stage.accumulate: expected a divisor of the batch of {self.batch_size}. "
+                f"Received: {self.accumulate}"
+            )
+        rules = {"adam": "coupled", "adamw": "decoupled", "lamb": "decoupled"}
+        rule = rules.get(self.optimizer, self.weight_decay_rule)
+        if self.weight_decay and self.weight_decay_rule != rule:
+            raise ValueError(
+                f"stage.weight_decay_rule: expected {rule!r} with {self.optimizer}. "
+                f"Received: {self.weight_decay_rule!r}"
+            )
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError(
+                "stage.milestones: expected epochs with the schedule 'step', and none with "
+                f"another. Received: {self.milestones} with {self.schedule!r}"
+            )
+        if not 0 < self.ema_decay < 1:
+            raise ValueError(
+                f"stage.ema_decay: expected between 0 and 1. Received: {self.ema_decay}"
+            )
+        if self.average != "none" and not 0 <= self.average_from < self.epochs:
+            raise ValueError(
+                f"stage.average_from: expected at least 0, below the {self.epochs} epochs. "
+                f"Received: {self.average_from}"
             )
 
 
@@ -246,76 +325,3 @@ class Recipe:
                 f"1 … {member.last_stage} and 'all'. Received: {which!r}"
             )
         return chosen
-
-
-def _accepts(annotation: object, value: object) -> bool:
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else ()
-    if options:
-        return any(_accepts(option, value) for option in options)
-    if typing.get_origin(annotation) is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
-    if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, annotation)
-
-
-def replace(table, name: str, text: str):
-    """Returns `table` with the field `name` set to what `text` says.
-
-    `text` is read as a Python literal, else as a word: "3", "1e-3", "None", "gem".
-
-    Raises:
-        ValueError: no such field, or a value of another kind.
-    """
-    kind = type(table).__name__.lower()
-    first, _, rest = name.partition(".")
-    hints = typing.get_type_hints(type(table))
-    if first not in hints:
-        raise ValueError(f"--set {kind}.{name}: {kind} has {', '.join(hints)}")
-    if rest:
-        return dataclasses.replace(table, **{first: replace(getattr(table, first), rest, text)})
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    if not _accepts(hints[first], value):
-        raise ValueError(
-            f"--set {kind}.{name}: expected {getattr(hints[first], '__name__', hints[first])}. "
-            f"Received: {text!r}"
-        )
-    return dataclasses.replace(table, **{first: value})
-
-
-def override(recipe: Recipe, settings: typing.Sequence[str]) -> Recipe:
-    """Returns the recipe with `--set` texts applied to all its stages, models or itself.
-
-    Args:
-        recipe: the recipe.
-        settings: texts such as "stage.epochs=1", "model.pooling=gem", "recipe.seed=3",
-            "stage.augmentation.flip=False".
-
-    Raises:
-        ValueError: the text names no field or has a value of another kind.
-    """
-    for setting in settings:
-        target, equals, text = setting.partition("=")
-        table, _, name = target.partition(".")
-        if not equals or not name or table not in ("stage", "model", "recipe"):
-            raise ValueError(
-                "--set: expected stage.FIELD=VALUE, model.FIELD=VALUE or recipe.FIELD=VALUE. "
-                f"Received: {setting!r}"
-            )
-        if table == "stage":
-            stages = tuple(replace(stage, name, text) for stage in recipe.stages)
-            recipe = dataclasses.replace(recipe, stages=stages)
-        elif table == "model":
-            members = tuple(
-                dataclasses.replace(member, model=replace(member.model, name, text))
-                for member in recipe.members
-            )
-            recipe = dataclasses.replace(recipe, members=members)
-        else:
-            recipe = replace(recipe, name, text)
-    return recipe

@@ -12,11 +12,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def pytest_configure(config):
-    """Makes two logical CPUs before TensorFlow starts, so that tests can have two replicas."""
+    """Makes 8 logical CPUs before TensorFlow starts, so that tests can have as many replicas."""
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 8)
 
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -9,17 +9,14 @@ class Checkpoints:
 
     Args:
         directory: where the checkpoints lie.
-        model: the stage's model.
-        optimizer: its built optimizer, which counts the steps.
+        variables: all state, see `Trainer.checkpoint_variables`.
+        optimizer: the built optimizer, which counts the steps.
     """
 
-    def __init__(self, directory: str, model: keras.Model, optimizer: keras.optimizers.Optimizer):
-        # Lists, since a checkpoint of the model as an object leaves out the state of its random
-        # generators (dropout, stochastic depth), and the rest would not be bit-identical.
-        checkpoint = tf.train.Checkpoint(
-            model=[variable.value for variable in model.variables],
-            optimizer=[variable.value for variable in optimizer.variables],
-        )
+    def __init__(
+        self, directory: str, variables: dict[str, list], optimizer: keras.optimizers.Optimizer
+    ):
+        checkpoint = tf.train.Checkpoint(**variables)
         self._manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep=2)
         self._optimizer = optimizer
 

@@ -69,7 +69,7 @@ def run_stage(
     """
     directory = os.path.dirname(model_path)
     checkpoints = Checkpoints(
-        os.path.join(directory, "checkpoints"), trainer.model, trainer.optimizer
+        os.path.join(directory, "checkpoints"), trainer.checkpoint_variables(), trainer.optimizer
     )
     first_step = checkpoints.restore() or 0
     if first_step:
@@ -88,7 +88,10 @@ def run_stage(
     with _StopSignal() as stop:
         _train(trainer, plan, batches, validation, reporter, checkpoints, stop)
     reporter.close()
-    save_model(trainer.model, model_path)
+    with trainer.averaged_weights():
+        if trainer.head is not None:
+            trainer.head.save(directory)
+        save_model(trainer.model, model_path)
     if stop.asked:
         raise StoppedError(f"stage {plan.stage} is finished")
 

@@ -4,9 +4,38 @@ An explicit loop and not `fit`, which fails or misreports on several replicas (k
 #19246): `tf.range` steps run on the devices between two looks from the host.
 """
 
+import contextlib
+from collections.abc import Callable
+
 import keras
-import numpy as np
 import tensorflow as tf
+
+from training import accumulation, replicas, updates
+from training.averaging import WeightAverage
+from training.sharded_head import ShardedHead
+
+SUMS = ("loss", "correct", "images", "scale", "calls", "target_cosine")
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or a gradient was not finite; model and optimizer are as before that step.
+
+    Attributes:
+        step: steps done before it, which is also the number of the batch, counted from 0.
+        position: the same within the inner loop.
+        result: the means of the loop, that step included.
+    """
+
+    def __init__(self, step: int, position: int, result: dict[str, float]):
+        super().__init__(
+            f"the loss of step {step + 1} is {result['loss']:.4g} and its gradient's norm "
+            f"{result['gradient_norm']:.4g}; the weights are those of step {step}. Lower the "
+            "learning rate (--set stage.learning_rate=...) or clip the gradient "
+            "(--set stage.clip_norm=...) and start again from the last checkpoint"
+        )
+        self.step = step
+        self.position = position
+        self.result = result
 
 
 class Trainer:
@@ -17,50 +46,67 @@ class Trainer:
 
     Args:
         strategy: where.
-        model: `(B, S, S, 3)` uint8 → `(B, C)` cosines; made inside `strategy.scope()`.
-        loss: `(labels, cosines)` → `(B,)` loss per example.
+        model: what `objective` calls; made inside `strategy.scope()`. The seeds of its dropout
+            layers are changed so that replicas differ, see `replicas.fold_replica_id`.
+        objective: `(model, images, labels, training)` → {"loss": `(B,)`, "correct": `(B,)`,
+            "scale": `()`, "target_cosine": `(B,)`}, float32, of one replica's images; see
+            `models.plain_objective`.
         optimizer: made inside `strategy.scope()`.
-        global_batch_size: images of all replicas together.
-        freeze_batchnorm: run the model in inference mode while it trains: BatchNorm uses and
-            keeps its stored statistics and stochastic depth is off.
+        global_batch_size: images of all replicas together in one update.
+        accumulate: micro-batches that a replica's part of the batch is worked through in.
+            Without BatchNorm statistics and with a fixed scale the result is that of one piece.
+        clip_norm: largest norm of the global batch's gradient; None does not clip.
+        weight_decay, coupled_decay: see `updates.Update`.
+        make_average: makes a `WeightAverage` of the model's variables, which then is what
+            `evaluate` and `averaged_weights` use.
+        head: the class-sharded head that `objective` uses, with its own optimizer.
 
     Raises:
-        ValueError: the batch does not divide over the replicas.
+        ValueError: the batch does not divide over the replicas and micro-batches.
     """
 
     def __init__(
         self,
         strategy: tf.distribute.Strategy,
         model: keras.Model,
-        loss: keras.losses.Loss,
+        objective: Callable[..., dict[str, tf.Tensor]],
         optimizer: keras.optimizers.Optimizer,
         *,
         global_batch_size: int,
-        freeze_batchnorm: bool,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        weight_decay: float = 0.0,
+        coupled_decay: bool = False,
+        make_average: Callable[[list[tf.Variable]], WeightAverage] | None = None,
+        head: ShardedHead | None = None,
     ):
-        replicas = strategy.num_replicas_in_sync
-        if global_batch_size % replicas:
+        pieces = strategy.num_replicas_in_sync * accumulate
+        if global_batch_size % pieces:
             raise ValueError(
-                f"batch_size: expected a multiple of the {replicas} replicas. "
-                f"Received: {global_batch_size}"
+                f"batch_size: expected a multiple of the {strategy.num_replicas_in_sync} replicas "
+                f"times {accumulate} micro-batches. Received: {global_batch_size}"
             )
         self.strategy = strategy
         self.model = model
-        self.loss = loss
+        self.objective = objective
         self.optimizer = optimizer
         self.global_batch_size = global_batch_size
-        self.freeze_batchnorm = freeze_batchnorm
+        self.accumulate = accumulate
+        self.clip_norm = clip_norm
+        self.head = head
+        replicas.fold_replica_id(model)
+        frozen = getattr(objective, "freeze_batchnorm", False)
+        self._statistics = [] if frozen else _statistics(model)
         with strategy.scope():
-            self._totals = {
-                name: tf.Variable(
-                    0.0,
-                    trainable=False,
-                    synchronization=tf.VariableSynchronization.ON_READ,
-                    aggregation=tf.VariableAggregation.SUM,
-                )
-                for name in ("loss", "correct", "images")
-            }
-            optimizer.build(model.trainable_variables)
+            self._average = make_average(self._averaged()) if make_average else None
+            self._update = updates.Update(
+                self._optimizers(),
+                weight_decay=weight_decay,
+                coupled_decay=coupled_decay,
+                average=self._average,
+            )
+            self._totals = {name: _total() for name in (*SUMS, "gradient_norm", "replicas")}
+            self._finite = tf.Variable(True, trainable=False)
 
     @property
     def step(self) -> int:
@@ -72,69 +118,201 @@ class Trainer:
         """The rate of the next step."""
         return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
 
+    def checkpoint_variables(self) -> dict[str, list]:
+        """Returns all state that training goes on from, by name, in a fixed order.
+
+        `tf.Variable`s, and `ShardedTensor`s for what is split over the replicas; both can stand
+        in the lists that `tf.train.Checkpoint` saves, independent of the number of replicas.
+        Lists, since a checkpoint of the model as an object leaves out the random generators.
+        """
+        state = {
+            "model": [variable.value for variable in self.model.variables],
+            "optimizer": [variable.value for variable in self.optimizer.variables],
+        }
+        if self.head is not None:
+            state["head"] = self.head.checkpoint_variables()
+        if getattr(self.objective, "variables", None):
+            state["objective"] = list(self.objective.variables)
+        if self._average is not None:
+            state["average"] = [
+                self.head.sharded(average) if self.head and weight is self.head.centers else average
+                for weight, average in self._average.pairs
+            ] + [self._average.updates]
+        return state
+
+    @contextlib.contextmanager
+    def averaged_weights(self):
+        """Within it the model (and head) holds the averaged weights, if there are any."""
+        average = self._average
+        if average is None or not average.begun:
+            yield
+            return
+        average.exchange(self.strategy)
+        try:
+            yield
+        finally:
+            average.exchange(self.strategy)
+
     def train(self, batches, steps: int) -> dict[str, float]:
-        """Runs `steps` steps on the device; returns the mean loss and accuracy over them.
+        """Runs `steps` steps on the device; returns the means over them.
 
         Args:
             batches: iterator over the distributed dataset of (image, label, weight).
             steps: number of steps.
 
+        Returns:
+            loss, accuracy, scale (s), target_cosine, gradient_norm (before clipping), and
+            learning_rate (of the next step).
+
         Raises:
-            FloatingPointError: the loss is no longer finite.
+            NonFiniteError: a loss or gradient was not finite; from that step on nothing was
+                applied.
         """
+        first_step = self.step
         self._reset()
         self._train_loop(batches, tf.constant(steps))
-        result = self._means(steps * self.global_batch_size)
-        if not np.isfinite(result["loss"]):
-            raise FloatingPointError(
-                f"the loss is {result['loss']} after step {self.step}. Lower the learning rate "
-                "(--set stage.learning_rate=...) and start again from the last checkpoint"
-            )
+        result = {**self._means(), "learning_rate": self.learning_rate}
+        if not bool(self._finite.numpy()):
+            raise NonFiniteError(self.step, self.step - first_step, result)
         return result
 
     def evaluate(self, dataset) -> dict[str, float]:
         """Returns the mean loss and the accuracy, each image of weight 1 counted once."""
         self._reset()
-        for batch in dataset:
-            self._evaluate_batch(batch)
-        return self._means(float(self._totals["images"].numpy()))
+        with self.averaged_weights():
+            for batch in dataset:
+                self._evaluate_batch(batch)
+        means = self._means()
+        return {name: means[name] for name in ("loss", "accuracy")}
 
     @tf.function
     def _train_loop(self, batches, steps):
         for _ in tf.range(steps):
-            self.strategy.run(self._train_step, args=next(batches))
+            self.strategy.run(self.train_step, args=next(batches))
 
     @tf.function
     def _evaluate_batch(self, batch):
         self.strategy.run(self._evaluate_step, args=batch)
 
-    def _train_step(self, images, labels, weights):
+    def train_step(self, images, labels, weights) -> None:
+        """Does one step in one replica: forward, backward, sum over the replicas, update.
+
+        Args:
+            images: `(b, S, S, 3)` uint8, the replica's part of the batch.
+            labels: `(b,)` int32.
+            weights: `(b,)` float32.
+        """
+        images, labels, weights = self._static(images, labels, weights)
+        kept = [(variable, tf.identity(variable)) for variable in self._statistics]
+        outputs, gradients, shard_gradients = accumulation.in_pieces(
+            self._gradients, (images, labels, weights), self.accumulate, self._zeros()
+        )
+        gradients, loss = replicas.add_up((gradients, outputs["loss"]))
+        norm = self._norm(gradients, shard_gradients)
+        finite = tf.math.is_finite(loss) & tf.math.is_finite(norm) & self._finite
+        before = tf.cast(self._finite, tf.float32)
+        self._count({**outputs, "gradient_norm": norm}, before)
+        self._finite.assign(finite)
+        if self.clip_norm is not None:
+            gradients = updates.clip(gradients, norm, self.clip_norm)
+            shard_gradients = updates.clip(shard_gradients, norm, self.clip_norm)
+        groups = [gradients, shard_gradients] if self.head is not None else [gradients]
+        self._update(groups, finite, kept)
+
+    def _optimizers(self):
+        pairs = [(self.optimizer, self.model.trainable_variables)]
+        return pairs if self.head is None else [*pairs, (self.head.optimizer, [self.head.centers])]
+
+    def _averaged(self) -> list[tf.Variable]:
+        variables = [variable.value for variable in self.model.variables]
+        return variables if self.head is None else [*variables, self.head.centers]
+
+    def _trained(self) -> tuple[list[tf.Variable], list[tf.Variable]]:
+        """Returns the variables that every replica holds whole, and those it holds a part of."""
+        shards = [self.head.centers] if self.head is not None else []
+        return [variable.value for variable in self.model.trainable_variables], shards
+
+    def _zeros(self):
+        gradients = [[tf.zeros_like(v) for v in variables] for variables in self._trained()]
+        return {name: tf.zeros(()) for name in SUMS}, *gradients
+
+    def _gradients(self, images, labels, weights):
+        """Returns sums over these images, and the gradients of the replica's own loss."""
+        variables, shards = self._trained()
         with tf.GradientTape() as tape:
-            cosines = self.model(images, training=not self.freeze_batchnorm)  # (B, C)
-            losses = self.loss(labels, cosines) * weights  # (B,)
-            loss = tf.reduce_sum(losses) / self.global_batch_size
-        variables = self.model.trainable_variables
-        gradients = tape.gradient(loss, variables)
-        self.optimizer.apply(gradients, variables)
-        self._count(losses, cosines, labels, tf.ones_like(weights))
+            outputs = self.objective(self.model, images, labels, training=True)
+            loss = tf.reduce_sum(outputs["loss"] * weights) / self.global_batch_size
+        gradients = tape.gradient(
+            loss, [*variables, *shards], unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        sums = _sums({**outputs, "loss": outputs["loss"] * weights}, tf.ones_like(weights))
+        return sums, gradients[: len(variables)], gradients[len(variables) :]
+
+    def _norm(self, gradients, shard_gradients):
+        norm = updates.global_norm(gradients)
+        if not shard_gradients:
+            return norm
+        squares = replicas.add_up(tf.square(updates.global_norm(shard_gradients)))
+        return tf.sqrt(tf.square(norm) + squares)
+
+    def _static(self, *batch):
+        """Gives a batch of unknown size the one it must have."""
+        size = self.global_batch_size // self.strategy.num_replicas_in_sync
+        return [
+            x if x.shape[0] is not None else tf.ensure_shape(x, (size, *x.shape[1:])) for x in batch
+        ]
 
     def _evaluate_step(self, images, labels, weights):
-        cosines = self.model(images, training=False)  # (B, C)
-        self._count(self.loss(labels, cosines) * weights, cosines, labels, weights)
+        images, labels, weights = self._static(images, labels, weights)
+        outputs = self.objective(self.model, images, labels, training=False)
+        counted = tf.cast(weights > 0, tf.float32)
+        loss = tf.where(weights > 0, outputs["loss"] * weights, 0.0)
+        self._count({**_sums({**outputs, "loss": loss}, counted), "gradient_norm": 0.0}, 1.0)
 
-    def _count(self, losses, cosines, labels, counted):
-        best = tf.argmax(cosines, axis=1, output_type=labels.dtype)
-        correct = tf.cast(best == labels, tf.float32) * counted
-        self._totals["loss"].assign_add(tf.reduce_sum(losses))
-        self._totals["correct"].assign_add(tf.reduce_sum(correct))
-        self._totals["images"].assign_add(tf.reduce_sum(counted))
+    def _count(self, outputs, share):
+        for name, value in {**outputs, "replicas": 1.0}.items():
+            # Not a product: what comes after a loss that is not finite is left out, NaN as well.
+            self._totals[name].assign_add(tf.where(share > 0, value, 0.0))
 
     def _reset(self):
+        self._finite.assign(True)
         for total in self._totals.values():
             total.assign(0.0)
 
-    def _means(self, images: float) -> dict[str, float]:
+    def _means(self) -> dict[str, float]:
+        total = {name: float(variable.numpy()) for name, variable in self._totals.items()}
+        images = max(total["images"], 1.0)
         return {
-            "loss": float(self._totals["loss"].numpy()) / images,
-            "accuracy": float(self._totals["correct"].numpy()) / images,
+            "loss": total["loss"] / images,
+            "accuracy": total["correct"] / images,
+            "scale": total["scale"] / max(total["calls"], 1.0),
+            "target_cosine": total["target_cosine"] / images,
+            "gradient_norm": total["gradient_norm"] / max(total["replicas"], 1.0),
         }
+
+
+def _sums(outputs: dict[str, tf.Tensor], counted: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {
+        "loss": tf.reduce_sum(outputs["loss"]),
+        "correct": tf.reduce_sum(outputs["correct"] * counted),
+        "images": tf.reduce_sum(counted),
+        "scale": tf.cast(outputs["scale"], tf.float32),
+        "calls": tf.ones(()),
+        "target_cosine": tf.reduce_sum(outputs["target_cosine"] * counted),
+    }
+
+
+def _total() -> tf.Variable:
+    return tf.Variable(
+        0.0,
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.SUM,
+    )
+
+
+def _statistics(model: keras.Model) -> list[tf.Variable]:
+    """Returns BatchNorm's statistics, which a step writes before its loss is known."""
+    variables = [variable.value for variable in model.non_trainable_variables]
+    return [variable for variable in variables if variable.dtype.is_floating]
