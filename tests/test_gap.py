@@ -176,7 +176,16 @@ def test_runs_without_tensorflow(files, code):
     assert json.loads((files / "scores.json").read_text()) == {**EXPECTED, "search": "scann"}
 
 
-@pytest.mark.parametrize("script", ["eval/gap.py", "eval/mean_ap.py", "retrieval/search.py"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "eval/gap.py",
+        "eval/mean_ap.py",
+        "eval/revisited.py",
+        "eval/compare.py",
+        "retrieval/search.py",
+    ],
+)
 def test_starts_from_anywhere(tmp_path, script):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     module = script.removesuffix(".py").replace("/", ".")
@@ -187,3 +196,29 @@ def test_starts_from_anywhere(tmp_path, script):
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert f"usage: python {script}" in done.stdout
+
+
+def test_files_per_query_per_class_and_submission(files):
+    names = {"per-query": "q.json", "per-class": "c.csv", "write-predictions": "p.csv"}
+    written = [word for key, name in names.items() for word in (f"--{key}", str(files / name))]
+    assert gap.main(arguments(files, *written)) == 0
+    rows = json.loads((files / "q.json").read_text())
+    assert [row["right"] for row in rows] == [1, 0, 0, 0]
+    assert (files / "c.csv").read_text().splitlines()[1] == "2,1,0,0.0,1,0.0,"
+    again = gap.evaluate(predictions=str(files / "p.csv"), solution=str(files / "solution.csv"))
+    assert again == {**EXPECTED, "search": "predictions"}
+    with pytest.raises(SystemExit):
+        gap.main(["--solution", "s", "--predictions", "p", "--write-predictions", "x"])
+
+
+def test_unlabelled_queries_can_be_left_out(files, capsys):
+    # Without q3 the ranking is q1 right, q2 wrong; with it the same, as q3 comes last.
+    (files / "p.csv").write_text("id,landmarks\nq3,9 1.0\nq1,1 0.9\n")
+    argv = ["--predictions", str(files / "p.csv"), "--solution", str(files / "solution.csv")]
+    for more, expected in (([], 0.5 / 3), (["--ignore-unlabelled"], 1 / 3)):
+        output = str(files / "out.json")
+        assert gap.main([*argv, *more, "--output", output]) == 0
+        assert json.loads((files / "out.json").read_text())["gap"] == pytest.approx(expected)
+    (files / "p.csv").write_text("id,landmarks\nq1,1 0.9\nq9,1 0.9\n")
+    assert gap.main(argv) == 1
+    assert "1 others, first 'q9' in line 3" in capsys.readouterr().err

@@ -133,3 +133,61 @@ def test_real_solution_files_are_read(shared, tmp_path):
     values = dict(line.split() for line in done.stdout.splitlines())
     assert (values["map_at_100"], values["recall_at_1"]) == ("1.0000", "1.0000")
     assert (values["queries"], values["ignored"], values["unanswered"]) == ("1158", "319", "0")
+
+
+def test_files_per_query_per_class_and_submission(files):
+    (files / "classes.csv").write_text("id,label\nq1,x\nq2,y\nq4,y\n")
+    names = {"per-query": "q.csv", "per-class": "c.json", "write-predictions": "p.csv"}
+    written = [word for key, name in names.items() for word in (f"--{key}", str(files / name))]
+    assert mean_ap.main(arguments(files, *written, "--labels", str(files / "classes.csv"))) == 0
+    rows = (files / "q.csv").read_text().splitlines()
+    assert rows[0].startswith("query,positives,found,first_position,map_at_100,")
+    assert [row.split(",")[0] for row in rows[1:]] == ["q1", "q2", "q4"]
+    classes = json.loads((files / "c.json").read_text())
+    assert [(row["class"], row["queries"]) for row in classes] == [("y", 2), ("x", 1)]
+    assert (files / "p.csv").read_text().splitlines()[:2] == ["id,images", "q1,a b c d e f"]
+    again = mean_ap.evaluate(predictions=str(files / "p.csv"), solution=str(files / "solution.csv"))
+    assert again["map_at_100"] == MAP
+
+
+def test_predictions_outside_the_index(files, capsys):
+    (files / "p.csv").write_text("id,images\nq1,a z\n")
+    (files / "index.csv").write_text("id\na\nb\n")
+    argv = ["--predictions", str(files / "p.csv"), "--solution", str(files / "solution.csv")]
+    assert mean_ap.main([*argv, "--index-ids", str(files / "index.csv")]) == 1
+    assert "1 others, first 'z' in line 2" in capsys.readouterr().err
+    assert mean_ap.main(argv) == 0
+
+
+def test_broken_embeddings_are_named(files, capsys):
+    vectors = np.load(files / "index" / "embeddings.npy")
+    vectors[[1, 4]] = np.nan
+    np.save(files / "index" / "embeddings.npy", vectors)
+    for kind in ("exact", "scann"):
+        assert mean_ap.main(arguments(files, "--search", kind)) == 1
+        error = capsys.readouterr().err
+        assert f"in {files / 'index'}. Received: NaN or infinity for 'b', 'e'" in error
+    with EmbeddingsWriter(str(files / "index"), 3, model_digest="ab", source="x") as writer:
+        writer.append(["a"], np.eye(3)[:1])
+    assert mean_ap.main(arguments(files)) == 1
+    error = capsys.readouterr().err
+    assert f"of dimension 3 as in {files / 'index'}. Received: 2 in {files / 'query'}" in error
+    with EmbeddingsWriter(str(files / "index"), 2, model_digest="ab", source="x"):
+        pass
+    assert mean_ap.main(arguments(files)) == 1
+    assert f"expected embeddings in {files / 'index'}. Received: none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--k", "0"],
+        ["--per-class", "c.csv"],
+        ["--bootstrap", "-1"],
+    ],
+)
+def test_usage_errors(files, more, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        mean_ap.main(arguments(files, *more))
+    assert stopped.value.code == 2
+    assert "expected" in capsys.readouterr().err

@@ -1,12 +1,11 @@
 """Metrics against DELF's official values, numbers derived by hand, and slow obvious versions."""
 
-import csv
 import json
 
 import numpy as np
 import pytest
 
-from eval import metrics, solutions
+from eval import metrics
 from eval.metrics import Prediction, judge
 
 # The fixtures of DELF's google_landmarks_dataset/metrics_test.py, ids shortened.
@@ -61,6 +60,13 @@ def test_official_values_of_retrieval():
     assert relevance.unanswered == 1
 
 
+def test_official_positions_and_error():
+    relevance = judge(RETRIEVED, RETRIEVAL)
+    assert (metrics.mean_position(relevance), metrics.median_position(relevance)) == (26.25, 1.5)
+    assert metrics.mean_position(relevance, 1) == metrics.median_position(relevance, 1) == 1.5
+    assert metrics.top_1_error(RECOGNIZED, RECOGNITION) == pytest.approx(2 / 3)
+
+
 def test_official_values_as_published(shared):
     facts = json.loads((shared / "golden" / "metric_refs" / "delf_vectors.json").read_text())
     recognition, retrieval = facts["recognition"], facts["retrieval"]
@@ -113,6 +119,110 @@ def test_map_equals_the_slow_version(k):
     found = [len(set(predictions.get(q, [])[:k]) & t) / k for q, t in scored.items()]
     assert metrics.precision_at_k(relevance, k) == pytest.approx(np.mean(found))
     assert relevance.ignored == len(solution) - len(scored)
+
+
+def slow_values(images, truth, k):
+    """Every other metric of one ranking by its definition, rank by rank."""
+    seen, rel = set(), []
+    for image in images:
+        rel.append(image in truth and image not in seen)
+        seen.add(image)
+    rel += [False] * (100 - len(rel))
+    count = len(truth)
+    ranks = [rank for rank, right in enumerate(rel[:k], 1) if right]
+    at_r = [sum(rel[: r + 1]) / (r + 1) for r in range(count) if rel[r]]
+    ten = slow_average_precision(images, truth, 10)
+    return {
+        "share_of_relevant": sum(rel[:k]) / count,
+        "r_precision": sum(rel[:count]) / count,
+        "map_at_r": sum(at_r) / count,
+        "mean_position": ranks[0] if ranks else k + 1,
+        "digix": 0.5 * rel[0] + 0.5 * ten,
+        **{f"rank_{rank}": any(rel[:rank]) for rank in (1, 3, 5, 10)},
+    }
+
+
+def test_the_other_metrics_equal_the_slow_version():
+    predictions, solution = random_retrieval(np.random.default_rng(11))
+    rows = [slow_values(predictions.get(q, []), t, 15) for q, t in solution.items() if t]
+    expected = {name: np.mean([row[name] for row in rows]) for name in rows[0]}
+    relevance = judge(predictions, solution, depth=20)
+    found = {
+        "share_of_relevant": metrics.share_of_relevant_at_k(relevance, 15),
+        "r_precision": metrics.r_precision(relevance),
+        "map_at_r": metrics.map_at_r(relevance),
+        "mean_position": metrics.mean_position(relevance, 15),
+        "digix": metrics.digix_score(relevance),
+    }
+    found |= {f"rank_{rank}": v for rank, v in metrics.cumulated_matches(relevance).items()}
+    assert found == pytest.approx(expected, rel=1e-12)
+    median = np.median([row["mean_position"] for row in rows])
+    assert metrics.median_position(relevance, 15) == median
+
+
+def test_names_are_distinct_by_hand():
+    # 3 of 4 relevant images are found at ranks 1, 3 and 6.
+    relevance = judge({"q": list("azbyxcw")}, {"q": set("abcd")}, depth=10)
+    assert metrics.mean_average_precision(relevance, 10) == pytest.approx((1 + 2 / 3 + 3 / 6) / 4)
+    assert metrics.mean_average_precision(relevance, 3) == pytest.approx((1 + 2 / 3) / 3)
+    assert metrics.map_at_r(relevance) == pytest.approx((1 + 2 / 3) / 4)
+    assert metrics.r_precision(relevance) == 0.5
+    assert metrics.recall_at_k(relevance, 3) == 1
+    assert metrics.share_of_relevant_at_k(relevance, 3) == 0.5
+    assert metrics.digix_score(relevance) == pytest.approx(0.5 + 0.5 * (1 + 2 / 3 + 3 / 6) / 4)
+
+
+def test_map_at_r_needs_all_its_ranks():
+    relevance = judge({"q": ["a"]}, {"q": {"a", "b", "c"}}, depth=2)
+    for metric in (metrics.map_at_r, metrics.r_precision):
+        with pytest.raises(ValueError, match=r"at least 3.*Received: 2"):
+            metric(relevance)
+    assert "map_at_r" not in metrics.summary(relevance, 2)
+    assert "map_at_r" in metrics.summary(judge({"q": ["a"]}, {"q": {"a"}}, depth=2), 2)
+
+
+def test_summary_equals_the_single_metrics():
+    predictions, solution = random_retrieval(np.random.default_rng(12))
+    relevance = judge(predictions, solution, depth=20)
+    found = metrics.summary(relevance, 20, bootstrap=30, seed=3)
+    same = {"bootstrap": 30, "seed": 3}
+    expected = {
+        "map_at_20": metrics.mean_average_precision(relevance, 20, **same),
+        "recall_at_3": metrics.recall_at_k(relevance, 3, **same),
+        "precision_at_10": metrics.precision_at_k(relevance, 10, **same),
+        "share_of_relevant_at_20": metrics.share_of_relevant_at_k(relevance, 20, **same),
+        "r_precision": metrics.r_precision(relevance, **same),
+        "map_at_r": metrics.map_at_r(relevance, **same),
+        "digix_score": metrics.digix_score(relevance, **same),
+        "mean_position": metrics.mean_position(relevance, 20, **same),
+        "median_position": metrics.median_position(relevance, 20, **same),
+    }
+    for name, score in expected.items():
+        assert found[name] == pytest.approx(score), name
+        assert found[name].interval == pytest.approx(score.interval), name
+
+
+@pytest.mark.parametrize("count", [7, 8])
+def test_bootstrap_of_the_median_equals_copies(count):
+    rng = np.random.default_rng(count)
+    predictions = {f"q{n}": ["z"] * int(rng.integers(0, 6)) + ["a"] for n in range(count)}
+    relevance = judge(predictions, {query: {"a"} for query in predictions}, depth=9)
+    positions = metrics.first_positions(relevance, 9)
+    drawing = np.random.default_rng(2)
+    medians = [np.median(positions[drawing.integers(count, size=count)]) for _ in range(50)]
+    score = metrics.median_position(relevance, 9, bootstrap=50, seed=2)
+    assert score.interval == tuple(np.quantile(medians, [0.025, 0.975]))
+
+
+def test_intervals_leave_out_what_has_no_value():
+    solution = {"q1": {"a"}, "q2": set(), "q3": {"a"}}
+    predictions = {"q1": Prediction("a", 1.0), "q2": Prediction("a", 1.0)}
+    score = metrics.top_1_accuracy(predictions, solution, bootstrap=200)
+    assert (score, score.interval) == (0.5, (0, 1))
+    error = metrics.top_1_error(predictions, solution, bootstrap=200)
+    assert (error, error.interval) == (0.5, (0, 1))
+    lonely = metrics.top_1_accuracy({}, {"q": set()}, bootstrap=5)
+    assert np.isnan(lonely.interval).all()
 
 
 def test_a_repeated_image_counts_once_and_consumes_its_rank():
@@ -226,61 +336,3 @@ def test_bootstrap_of_gap_equals_copies_of_the_images():
         copied = {copy: predictions[name] for copy, name in copies.items()}
         values.append(slow_gap(copied, {copy: solution[name] for copy, name in copies.items()}))
     assert score.interval == pytest.approx(np.quantile(values, [0.025, 0.975]))
-
-
-def test_readers_of_retrieval_files(tmp_path):
-    path = tmp_path / "solution.csv"
-    path.write_text("\ufeffid,images,Usage\nq1,a b,Public\nq2,None,Ignored\nq3,,Private\n\n")
-    read = solutions.read_retrieval_solution(str(path))
-    assert read == {"q1": {"a", "b"}, "q2": set(), "q3": set()}
-    path.write_text("id,images\nq1,b a b\nq2,\n")
-    assert solutions.read_retrieval_predictions(str(path)) == {"q1": ["b", "a", "b"], "q2": []}
-
-
-def test_readers_of_recognition_files(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text("id,landmarks,Usage\nq1,7 12,Public\nq2,,Private\nq3,5,Ignored\n")
-    read = solutions.read_recognition_solution(str(path))
-    assert read == {"q1": {"7", "12"}, "q2": set(), "q3": set()}
-    path.write_text("id,landmarks\nq1,7 0.5\nq2,\n")
-    assert solutions.read_recognition_predictions(str(path)) == {"q1": Prediction("7", 0.5)}
-    path.write_text("name,path,landmark_id\nx,a.jpg,7\n")
-    read = solutions.read_labels(str(path), id_column="name", label_column="landmark_id")
-    assert read == {"x": "7"}
-
-
-def test_a_very_long_row_is_read_and_the_limit_restored(tmp_path):
-    before = csv.field_size_limit()
-    path = tmp_path / "solution.csv"
-    path.write_text("id,images,Usage\nq," + " ".join(f"{n:016x}" for n in range(20_000)) + ",P\n")
-    assert len(solutions.read_retrieval_solution(str(path))["q"]) == 20_000
-    assert csv.field_size_limit() == before
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "columns id, images"),
-        ("id,landmarks\n", "Received: id, landmarks"),
-        ("id,images\nq,a\nq,b\n", "line 3 .*Received: 'q'"),
-        ("id,images\n,a\n", "line 2 .*Received: ''"),
-        ("id,images\nq,a,b\n", "expected 2 fields in line 2 .*Received: 3"),
-    ],
-)
-def test_readers_refuse_bad_tables(tmp_path, text, message):
-    (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        solutions.read_retrieval_predictions(str(tmp_path / "t.csv"))
-
-
-@pytest.mark.parametrize("answer", ["7", "7 high", "7 0.5 8"])
-def test_readers_refuse_bad_answers(tmp_path, answer):
-    (tmp_path / "t.csv").write_text(f"id,landmarks\nq,{answer}\n")
-    with pytest.raises(ValueError, match=f"Received: '{answer}' for 'q'"):
-        solutions.read_recognition_predictions(str(tmp_path / "t.csv"))
-
-
-def test_labels_without_white_space(tmp_path):
-    (tmp_path / "t.csv").write_text("id,label\nx,Big Ben\n")
-    with pytest.raises(ValueError, match="Received: 'Big Ben' for 'x'"):
-        solutions.read_labels(str(tmp_path / "t.csv"))
