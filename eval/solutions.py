@@ -218,4 +218,6 @@ def _refuse(path: str, line: int, row: list[str], header: list[str], key: int) -
     where = f"in line {line} of {path}"
     if len(row) != len(header):
         raise ValueError(f"expected {len(header)} fields {where}. Received: {len(row)}")
-    raise ValueError(f"expected a {header[key]} of its own {where}. Received: {row[key]!r}")
+    name = repr(header[key])
+    what = f"a value of {name} that no earlier row has" if row[key] else f"a value of {name}"
+    raise ValueError(f"expected {what} {where}. Received: {row[key]!r}")

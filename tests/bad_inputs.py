@@ -235,7 +235,8 @@ EMBEDDED = ("BMP of 70,000 x 1",)
 _START = """# Bad inputs
 
 What `tfrecords_tools/write.py` makes of each. The table is written by
-`python tests/bad_inputs.py > docs/bad_inputs.md`; tests/test_bad_inputs.py runs every line of it,
+`python tests/bad_inputs.py > docs/bad_inputs.md`; tests/test_bad_inputs.py runs every line of it
+(those of the evaluation commands, tests/test_bad_evaluations.py),
 the one without permission only where it does not run as root.
 An image that is left out is listed with its reason in `rejects.csv`; the exit code is then 3.
 Every image that is kept is decoded by TensorFlow in the test.
@@ -262,13 +263,15 @@ _HEADINGS = {
 def document() -> str:
     """Returns docs/bad_inputs.md."""
     import bad_commands
+    import bad_evaluations
 
+    evaluations = {heading: cases for heading, (_, cases) in bad_evaluations.GROUPS.items()}
     lines = [_START]
     for heading, cases in _HEADINGS.items():
         lines += [f"## {heading}", "", "| input | outcome |", "|---|---|"]
         lines += [f"| {case.name} | {_told(case.outcome)} |" for case in cases]
         lines.append("")
-    for heading, commands in bad_commands.GROUPS.items():
+    for heading, commands in (bad_commands.GROUPS | evaluations).items():
         lines += [f"## {heading}", "", "| input | exit code | says |", "|---|---|---|"]
         for name, (_, code, text) in commands.items():
             lines.append(f"| {name} | {code} | {text.replace('|', '/')} |")
