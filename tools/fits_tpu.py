@@ -14,7 +14,6 @@ import os
 import pathlib
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -25,7 +24,8 @@ import files
 import recipes
 from input_pipeline import schema
 from progress import format_seconds
-from recipes.schema import Member, Recipe, Stage, override
+from recipes.schema import Member, Recipe, Stage
+from recipes.settings import override
 from training import ahead_of_time
 from training.ahead_of_time import GIB, CannotCompileError
 
@@ -66,8 +66,8 @@ class Program:
             "topology": self.topology,
         }
 
-    def lowering(self, output: str) -> list[str]:
-        """Returns the command that writes the step to a folder."""
+    def lowering(self) -> list[str]:
+        """Returns the command that lowers the step, but for its --output."""
         command = [sys.executable, "-m", "tools.train_step", "--recipe", self.recipe]
         command += ["--member", self.member.name, "--stage", str(self.stage.number)]
         command += ["--classes", str(self.classes), "--step", self.step]
@@ -75,7 +75,7 @@ class Program:
         command += ["--cores", str(ahead_of_time.cores(self.topology))]
         for setting in self.settings:
             command += ["--set", setting]
-        return [*command, "--output", output]
+        return command
 
 
 class Compiler:
@@ -94,9 +94,17 @@ class Compiler:
         self.timeout = timeout
         self.stream = stream
         self._results = results
-        self._known: dict[tuple, dict] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="steps-")
+        self._lowered: dict[tuple[str, ...], str] = {}
+        self._known: dict[tuple[str, ...], dict] = {}
         for line in _lines(results):
             self._known[(line["digest"], line["topology"], json.dumps(line["versions"]))] = line
+
+    def __enter__(self) -> "Compiler":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._folder.cleanup()
 
     def measure(self, program: Program) -> dict:
         """Returns `description`, digest, versions and what `ahead_of_time.compile_step` does.
@@ -104,26 +112,33 @@ class Compiler:
         Raises:
             CannotCompileError: there is no answer.
         """
-        with tempfile.TemporaryDirectory(prefix="step-") as folder:
-            start = time.monotonic()
+        folder = self._lower(program)
+        digest = json.loads(pathlib.Path(folder, "step.json").read_text())["digest"]
+        key = (digest, program.topology, json.dumps(self.versions))
+        if key not in self._known:
+            self._known[key] = {
+                **program.description,
+                "digest": digest,
+                "versions": self.versions,
+                **ahead_of_time.compile_step(
+                    folder, program.topology, timeout=self.timeout, stream=self.stream
+                ),
+            }
+            if self._results:
+                with open(self._results, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(self._known[key]) + "\n")
+        return {**self._known[key], **program.description}
+
+    def _lower(self, program: Program) -> str:
+        """Returns the folder of the lowered step, which may serve several topologies."""
+        command = tuple(program.lowering())
+        if command not in self._lowered:
+            folder = os.path.join(self._folder.name, str(len(self._lowered)))
             ahead_of_time.run(
-                program.lowering(folder), "lowering", timeout=self.timeout, stream=self.stream
+                [*command, "--output", folder], "lowering", timeout=self.timeout, stream=self.stream
             )
-            lower_seconds = time.monotonic() - start
-            digest = json.loads(pathlib.Path(folder, "step.json").read_text())["digest"]
-            key = (digest, program.topology, json.dumps(self.versions))
-            if key in self._known:
-                return {**self._known[key], **program.description}
-            answer = ahead_of_time.compile_step(
-                folder, program.topology, timeout=self.timeout, stream=self.stream
-            )
-        made_with = {"digest": digest, "versions": self.versions, "lower_seconds": lower_seconds}
-        result = {**program.description, **made_with, **answer}
-        self._known[key] = result
-        if self._results:
-            with open(self._results, "a", encoding="utf-8") as file:
-                file.write(json.dumps(result) + "\n")
-        return result
+            self._lowered[command] = folder
+        return self._lowered[command]
 
 
 def _lines(path: str | None) -> Iterator[dict]:
@@ -184,22 +199,28 @@ def report(result: dict, largest: int = 8) -> str:
         title(result),
         f"{verdict}: needs {_gib(result['needed'])} of {_gib(result['available'])} GiB per core",
     ]
-    if not result["fits"]:
-        return "\n".join([*lines, result["reason"]])
-    parts = ", ".join(f"{n} {_gib(result[n])}" for n in ("arguments", "temporaries", "code"))
-    gigabytes = result["bytes_accessed"] / 1e9
-    lines += [
-        f"  {parts}; alive at the fullest moment {_gib(result['peak'])}",
-        f"  {result['flops'] / 1e9:,.1f} Gflop, {gigabytes:,.2f} GB accessed "
-        f"({gigabytes / result['batch_per_core']:,.2f} per image)",
+    lines += _costs(result) if result["fits"] else [f"  {result['reason']}"]
+    lines.append(
         f"  compiled in {format_seconds(result['compile_seconds'])} with "
-        f"{_gib(result['host_memory'])} GiB of this machine's memory",
-        "  largest buffers at the fullest moment, MiB with padding:",
-    ]
-    for buffer in result["buffers"]["largest"][:largest]:
+        f"{_gib(result['host_memory'])} GiB of this machine's memory"
+    )
+    buffers = result["buffers"]["largest"][:largest]
+    if buffers:
+        lines.append("  largest buffers at the fullest moment, MiB with padding:")
+    for buffer in buffers:
         size = buffer["bytes"] / 2**20
         lines.append(f"  {size:9.1f}  {buffer['shape']:<26}  {buffer['name']}")
     return "\n".join(lines)
+
+
+def _costs(result: dict) -> list[str]:
+    parts = ", ".join(f"{n} {_gib(result[n])}" for n in ("arguments", "temporaries", "code"))
+    gigabytes = result["bytes_accessed"] / 1e9
+    return [
+        f"  {parts}; alive at the fullest moment {_gib(result['peak'])}",
+        f"  {result['flops'] / 1e9:,.1f} Gflop, {gigabytes:,.2f} GB accessed "
+        f"({gigabytes / result['batch_per_core']:,.2f} per image)",
+    ]
 
 
 def table(results: list[dict]) -> str:
@@ -228,9 +249,8 @@ def _gib(size: float) -> str:
     return f"{size / GIB:.2f}"
 
 
-def _answers(compiler: Compiler, program: Program, search: bool) -> list[dict]:
-    if not search:
-        return [compiler.measure(program)]
+def _largest(compiler: Compiler, program: Program) -> dict:
+    """Returns the result of the largest batch that fits, or of the smallest if none does."""
 
     def measure(batch: int) -> dict:
         result = compiler.measure(dataclasses.replace(program, batch_per_core=batch))
@@ -239,9 +259,9 @@ def _answers(compiler: Compiler, program: Program, search: bool) -> list[dict]:
         return result
 
     found = ahead_of_time.largest_batch(measure, program.batch_per_core)
-    fitting = [batch for batch, result in found.items() if result["fits"]]
-    print(f"largest batch per core that fits: {max(fitting, default=0)}", flush=True)
-    return [found[max(fitting)]] if fitting else [found[min(found)]]
+    best = max((batch for batch, result in found.items() if result["fits"]), default=0)
+    print(f"largest batch per core that fits: {best}", flush=True)
+    return found[best or min(found)]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -274,21 +294,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     args = parse_args(argv)
-    results: list[dict] = []
-    unanswered = 0
     try:
         recipe = override(recipes.load(args.recipe), args.set)
         asked = list(programs(args, recipe))
-        compiler = Compiler(args.results, args.timeout, sys.stderr)
-        for program in asked:
-            try:
-                found = _answers(compiler, program, args.largest_batch)
-            except CannotCompileError as error:
-                print(f"{title(program.description)}\nno answer: {error}", file=sys.stderr)
-                unanswered += 1
-                continue
-            results += found
-            print("\n".join(map(report, found)), flush=True)
+        with Compiler(args.results, args.timeout, sys.stderr) as compiler:
+            results = _ask(compiler, asked, args.largest_batch)
     except (ValueError, FileNotFoundError, CannotCompileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -299,7 +309,23 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\n{table(results)}")
     if args.json:
         files.write_text(args.json, json.dumps(results, indent=1) + "\n")
-    return 2 if unanswered else int(not all(result["fits"] for result in results))
+    if len(results) < len(asked):
+        return 2
+    return int(not all(result["fits"] for result in results))
+
+
+def _ask(compiler: Compiler, asked: list[Program], search: bool) -> list[dict]:
+    """Returns the answers; what has none is said and left out."""
+    results = []
+    for program in asked:
+        try:
+            result = _largest(compiler, program) if search else compiler.measure(program)
+        except CannotCompileError as error:
+            print(f"{title(program.description)}\nno answer: {error}", file=sys.stderr)
+            continue
+        results.append(result)
+        print(report(result), flush=True)
+    return results
 
 
 if __name__ == "__main__":

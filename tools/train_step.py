@@ -19,10 +19,12 @@ import tensorflow as tf
 import recipes
 import train
 from models.builder import embedding_model
-from recipes.schema import Member, Stage, override
+from recipes.schema import Member, Stage
+from recipes.settings import override
 from training import ahead_of_time, ahead_of_time_lower
 
 STEPS = ("train", "embed")
+STEPS_PER_EPOCH = 10_000  # a number in the schedule: neither memory nor time depends on it
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -62,8 +64,7 @@ def lower_step(
     member = dataclasses.replace(member, model=dataclasses.replace(member.model, weights=None))
     stage = dataclasses.replace(stage, batch_size=batch_per_core * replicas)
     strategy = ahead_of_time_lower.OneReplica(replicas)
-    steps = {"total_steps": 100_000, "warmup_steps": 0}  # the schedule's; memory has none of them
-    trainer = train.make_trainer(strategy, member, stage, classes, steps)
+    trainer = train.make_trainer(strategy, member, stage, classes, STEPS_PER_EPOCH)
     side = stage.image_size
     arguments = [
         tf.TensorSpec((batch_per_core, side, side, 3), tf.uint8, "images"),

@@ -126,9 +126,10 @@ def compile_step(
         stream: where the time that has passed is shown.
 
     Returns:
-        fits; needed, available (bytes of HBM per core); where it fits also arguments, outputs,
-        aliased, temporaries, code, peak (bytes), flops, bytes_accessed, buffers (see
-        `ahead_of_time_buffers.fullest_moment`); compile_seconds and host_memory (bytes).
+        fits; needed, available (bytes of HBM per core); buffers (see
+        `ahead_of_time_buffers.fullest_moment`); compile_seconds; host_memory (bytes). Where it
+        fits also arguments, outputs, aliased, temporaries, code, peak (bytes), flops and
+        bytes_accessed, else reason.
 
     Raises:
         CannotCompileError: any other answer than the two.
@@ -146,8 +147,12 @@ def compile_step(
         if sizes is None:
             raise CannotCompileError(f"{topology}: {shorten(result['error'])}")
         seconds = time.monotonic() - start
-        return {"fits": False, **sizes, "compile_seconds": seconds} | {
+        return {
+            "fits": False,
+            **sizes,
             "reason": shorten(result["error"]),
+            "buffers": {"largest": allocations(result["error"])},
+            "compile_seconds": seconds,
             "host_memory": result["host_memory"],
         }
     # What the variables, the batch and the program's own data take, whatever is alive when.
@@ -173,6 +178,22 @@ def sizes_of(message: str) -> dict[str, int] | None:
         if match:
             return {"needed": _bytes(match[1]), "available": _bytes(match[2])}
     return None
+
+
+def allocations(message: str) -> list[dict]:
+    """Returns the allocations that a RESOURCE_EXHAUSTED text lists, as {"name", "shape", "bytes"}.
+
+    Where the compiler sees early that a program cannot fit it lists none.
+    """
+    found = []
+    for entry in re.split(r"\n\s*\d+\. Size: ", message)[1:]:
+        name = re.search(r'op_name="([^"]*)"', entry)
+        shape = re.search(r"Shape: (\w+\[[\d,]*\])", entry)
+        size = re.match(r"[\d.]+[KMGT]?", entry)
+        if size and shape:
+            label = name[1] if name else "unnamed"
+            found.append({"name": label, "shape": shape[1], "bytes": _bytes(size[0])})
+    return found
 
 
 def _bytes(text: str) -> int:
