@@ -7,7 +7,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -95,7 +95,7 @@ def fill(
 
     Each thread multiplies tiles of its own, with a BLAS of one thread for as long: small products
     shared by the threads of BLAS took three times the CPU time. The product of two blocks of rows
-    serves the lists of both.
+    serves the lists of both. BLAS has one thread for the whole process until the end.
 
     Args:
         union: the rows.
@@ -108,17 +108,12 @@ def fill(
 
     workers = workers or os.cpu_count() or 1
     blocks, query_blocks = _blocks(len(union.queries), len(union))
-    # Neighbouring pairs share no block, so that threads seldom wait for each other's lists.
-    pairs = [
-        (row, row + distance)
-        for distance in range(len(blocks))
-        for row in range(len(blocks) - distance)
-        if row < query_blocks or not queries_only
-    ]
+    limit = query_blocks if queries_only else len(blocks)
+    total = sum(min(limit, len(blocks) - distance) for distance in range(len(blocks)))
     compare = _Comparison(union, lists, answers, blocks, workers)
-    progress = progress_of("neighbours", len(union), len(pairs), "tiles")
+    progress = progress_of("neighbours", len(union), total, "tiles")
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
-        for _ in ordered_map(compare, pairs, workers=workers):
+        for _ in ordered_map(compare, _pairs(len(blocks), limit), workers=workers):
             progress.advance()
     progress.close()
 
@@ -194,3 +189,13 @@ def _blocks(queries: int, rows: int) -> tuple[list[tuple[int, int]], int]:
     query_blocks = len(starts)
     starts += [*range(queries, rows, _TILE), rows]
     return list(itertools.pairwise(starts)), query_blocks
+
+
+def _pairs(blocks: int, limit: int) -> Iterator[tuple[int, int]]:
+    """Yields all pairs (a, b) of blocks with a <= b and a < limit.
+
+    Pairs that follow each other share no block, so that threads seldom wait for the same lists.
+    """
+    for distance in range(blocks):
+        for first in range(min(limit, blocks - distance)):
+            yield first, first + distance
