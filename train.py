@@ -19,7 +19,7 @@ import recipes
 from input_pipeline import crops, geometry, ops, photometric, pipeline, schema
 from models.builder import build_model
 from models.losses import CosineSoftmaxCrossEntropy
-from models.plain_objective import PlainObjective
+from models.objectives import CosineSoftmaxObjective, Embedder
 from recipes import layout
 from recipes.schema import Augmentation, Member, Model, Recipe, Stage
 from recipes.settings import override
@@ -127,7 +127,7 @@ def make_trainer(
         return Trainer(
             where,
             model,
-            make_objective(network, head),
+            make_objective(network, stage, head),
             make_optimizer(stage, steps_per_epoch),
             global_batch_size=stage.batch_size,
             accumulate=stage.accumulate,
@@ -139,19 +139,23 @@ def make_trainer(
         )
 
 
-def make_objective(network: Model, head: ShardedHead | None):
-    """Builds what turns a model's output into the loss, see `models.plain_objective`."""
+def make_objective(network: Model, stage: Stage, head: ShardedHead | None):
+    """Builds what turns a model's output into the loss, see `models.objectives`."""
     is_global = network.scale == "adacos_global"
     scale = "adacos" if is_global else network.scale
     loss = {"scale": scale, "margin": network.margin, "margin_size": network.margin_size}
+    inside = {
+        "freeze_batchnorm": network.freeze_batchnorm,
+        "rematerialize": stage.rematerialize,
+    }
     if head is not None:
         seed = random.randrange(2**31)  # noqa: S311
         rule = Rule(**loss, sample_rate=network.sample_rate, seed=seed)
-        return ShardedObjective(head, rule, freeze_batchnorm=network.freeze_batchnorm)
-    return PlainObjective(
+        return ShardedObjective(head, rule, Embedder(**inside))
+    return CosineSoftmaxObjective(
         CosineSoftmaxCrossEntropy(**loss),
-        freeze_batchnorm=network.freeze_batchnorm,
         gather=replicas.gather if is_global else None,
+        **inside,
     )
 
 

@@ -163,6 +163,8 @@ class Stage:
         epochs: passes over the set.
         batch_size: global batch, images of all replicas together in one update.
         accumulate: micro-batches that a batch is worked through in, where it does not fit.
+        rematerialize: so many first blocks of the backbone are computed twice instead of kept
+            for the gradient; with `model.freeze_batchnorm` only.
         learning_rate: the highest rate of the schedule.
         start_from: the stage whose finished model this one goes on from; None starts anew.
         skip_layers: top layers that are not handed over (new ones take their place).
@@ -199,6 +201,7 @@ class Stage:
     momentum: float = 0.9
     nesterov: bool = False
     accumulate: int = 1
+    rematerialize: int = 0
     clip_norm: float | None = None
     weight_decay: float = 0.0
     weight_decay_rule: str = "decoupled"

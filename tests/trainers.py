@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from models.heads import CosineSoftmax
 from models.losses import CosineSoftmaxCrossEntropy
-from models.plain_objective import PlainObjective
+from models.objectives import CosineSoftmaxObjective, Embedder
 from training.optimizers import build_optimizer
 from training.replicas import gather
 from training.sharded_head import Rule, ShardedHead, ShardedObjective
@@ -79,10 +79,10 @@ def make_trainer(
             head = ShardedHead(strategy, CLASSES, DIMENSION, build_optimizer(optimizer, rate))
             head.sharded(head.centers).assign(first_centers())
             rule = Rule(**loss, sample_rate=sample_rate)
-            objective = ShardedObjective(head, rule, freeze_batchnorm=frozen)
+            objective = ShardedObjective(head, rule, Embedder(freeze_batchnorm=frozen))
         else:
             model.get_layer("head").centers.assign(first_centers().T)
-            objective = PlainObjective(
+            objective = CosineSoftmaxObjective(
                 CosineSoftmaxCrossEntropy(**loss),
                 freeze_batchnorm=frozen,
                 gather=gather if is_global else None,
@@ -113,5 +113,6 @@ def largest_difference(first, second):
 
 def train(trainer, steps, data=None):
     data = examples(BATCH * 5) if data is None else data
-    dataset = tf.data.Dataset.from_tensor_slices(data).batch(trainer.global_batch_size).repeat()
+    dataset = tf.data.Dataset.from_tensor_slices(data).batch(trainer.global_batch_size)
+    dataset = dataset.repeat().take(steps)
     return trainer.train(iter(trainer.strategy.experimental_distribute_dataset(dataset)), steps)

@@ -15,7 +15,6 @@ import keras
 import tensorflow as tf
 
 from models import heads
-from models.plain_objective import adacos_from_sums
 from training import replicas
 from training.sharded_tensor import ShardedTensor, make_shards, read_matrix, read_shape
 
@@ -161,25 +160,22 @@ class ShardedObjective:
     Args:
         head: the centres.
         rule: scale, margin and sampling.
-        freeze_batchnorm: see `models.plain_objective.PlainObjective`.
-        embed: `(model, images, training)` → `(b, D)`; None calls the model.
+        embed: `(model, images, training)` → `(b, D)`, see `models.objectives.Embedder`.
 
     Call arguments, Returns:
-        As `models.plain_objective.PlainObjective`; `model` is `(b, S, S, 3)` → `(b, D)`.
+        As `models.objectives.CosineSoftmaxObjective`; `model` is `(b, S, S, 3)` → `(b, D)`.
     """
 
     def __init__(
         self,
         head: ShardedHead,
         rule: Rule,
-        *,
-        freeze_batchnorm: bool = True,
-        embed: Callable | None = None,
+        embed: Callable,
     ):
         self.head = head
         self.rule = rule
-        self.freeze_batchnorm = freeze_batchnorm
-        self._embed = embed or self._call_model
+        self.embed = embed
+        self.freeze_batchnorm = getattr(embed, "freeze_batchnorm", False)
         self.generator = None
         if rule.sample_rate < 1:
             with head.strategy.scope():
@@ -192,7 +188,7 @@ class ShardedObjective:
 
     def __call__(self, model: keras.Model, images, labels, training: bool) -> dict:
         """See the class."""
-        embeddings = self._embed(model, images, training)  # (b, D)
+        embeddings = self.embed(model, images, training)  # (b, D)
         units = tf.math.l2_normalize(tf.cast(embeddings, tf.float32), axis=1, epsilon=1e-24)
         units, labels = replicas.gather(units), replicas.gather(tf.cast(labels, tf.int32))  # (B, …)
         centers, classes = self._centers(labels, training)  # (n, D), (n,)
@@ -214,21 +210,12 @@ class ShardedObjective:
         mine = {name: values[first : first + images.shape[0]] for name, values in outputs.items()}
         return {**mine, "scale": scale}
 
-    def _call_model(self, model, images, training):
-        return model(images, training=training and not self.freeze_batchnorm)
-
     def _losses(self, cosines, other, own_cosines, scale):
         """Returns `(B,)` cross entropies; the largest exponent is 0, as a cosine is at most 1."""
         sums = tf.reduce_sum(tf.where(other, tf.exp(scale * (cosines - 1.0)), 0.0), axis=1)
-        own_logits = scale * (self._with_margin(own_cosines) - 1.0)
+        target, _ = heads.own_class_margin(own_cosines, self.rule.margin, self.rule.margin_size)
+        own_logits = scale * (target - 1.0)
         return tf.math.log(replicas.add_up(sums) + tf.exp(own_logits)) - own_logits
-
-    def _with_margin(self, own_cosines):
-        if self.rule.margin == "none":
-            return own_cosines
-        margin = {"arcface": heads.arcface, "cosface": heads.cosface}[self.rule.margin]
-        column = own_cosines[:, None]  # (B, 1), the own class's alone
-        return margin(column, tf.zeros_like(column[:, 0], tf.int32), self.rule.margin_size)[:, 0]
 
     def _scale(self, cosines, other, own_cosines):
         num_classes = self.head.num_classes
@@ -239,7 +226,7 @@ class ShardedObjective:
         fixed = heads.fixed_adacos_scale(num_classes)
         cosines = tf.stop_gradient(cosines)
         sums = tf.reduce_sum(tf.where(other, tf.exp(fixed * cosines), 0.0), axis=1)  # (B,)
-        return adacos_from_sums(replicas.add_up(sums), tf.stop_gradient(own_cosines))
+        return heads.adacos_from_sums(replicas.add_up(sums), tf.stop_gradient(own_cosines))
 
     def _centers(self, labels, training: bool):
         """Returns the centres to compare with and their classes; C and more fill up a shard."""

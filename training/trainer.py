@@ -50,7 +50,7 @@ class Trainer:
             layers are changed so that replicas differ, see `replicas.fold_replica_id`.
         objective: `(model, images, labels, training)` → {"loss": `(B,)`, "correct": `(B,)`,
             "scale": `()`, "target_cosine": `(B,)`}, float32, of one replica's images; see
-            `models.plain_objective`.
+            `models.objectives`.
         optimizer: made inside `strategy.scope()`.
         global_batch_size: images of all replicas together in one update.
         accumulate: micro-batches that a replica's part of the batch is worked through in.
