@@ -132,6 +132,11 @@ class StoredRows(Rows):
         scales = None if self.scales is None else self.scales[rows]
         return decode(self.stored[rows], self.stored_dtype, scales)
 
+    def take(self, rows: np.ndarray) -> StoredRows:
+        """Returns some rows (n,) as they are stored, in memory."""
+        scales = None if self.scales is None else self.scales[rows]
+        return StoredRows(self.stored[rows], self.stored_dtype, scales)
+
     def release(self) -> None:
         """Takes what was read of memory maps out of this process's memory."""
         release(self.stored)
@@ -192,6 +197,11 @@ class Loss:
         self.count += other.count
         self.largest = max(self.largest, other.largest)
         self.total += other.total
+
+    def of_rows(self, count: int) -> Loss:
+        """Returns the loss of some of the rows, as if all had the mean error."""
+        mean = self.total / self.count if self.count else 0.0
+        return Loss(count, self.largest if count else 0.0, mean * count)
 
     def then(self, later: Loss) -> Loss:
         """Returns an upper bound after a second loss of the same rows: chords add up."""

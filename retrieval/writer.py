@@ -35,6 +35,9 @@ class EmbeddingsWriter:
         dtype: how the rows are stored: float32, float16, bfloat16 or int8. What that loses is
             measured, and stands in the manifest.
 
+    Attributes:
+        loss: of the rows so far, a `precision.Loss`.
+
     Example:
         >>> with EmbeddingsWriter("out", 512, model_digest=digest, source="index.csv") as writer:
         ...     writer.append(ids, vectors)  # as often as needed
@@ -65,7 +68,7 @@ class EmbeddingsWriter:
         self._rejected = 0
         self._ids = UniqueIds()
         self._scales: list[np.ndarray] = []
-        self._loss = precision.Loss()
+        self.loss = precision.Loss()
         self._checksums = checksums.RowChecksums()
         self._stack = contextlib.ExitStack()
         self._is_complete = False
@@ -108,10 +111,12 @@ class EmbeddingsWriter:
         if self.dtype != "float32":
             loss = precision.Loss.of(vectors, precision.decode(stored, self.dtype, scales))
         self._write(ids, stored, scales)
-        self._loss.add(loss)
+        self.loss.add(loss)
 
     def copy(self, ids: Sequence[str], rows: precision.StoredRows) -> None:
-        """Adds rows of another directory of the same dtype bit by bit; see `add_loss`.
+        """Adds rows of another directory of the same dtype, bit by bit.
+
+        What they have lost is to be added to `loss`.
 
         Args:
             ids: n unique ids.
@@ -124,14 +129,6 @@ class EmbeddingsWriter:
             raise ValueError(f"expected rows of {self.dtype}. Received: {rows.stored_dtype}")
         self._check(ids, rows)
         self._write(ids, rows.stored, rows.scales)
-
-    def add_loss(self, loss: precision.Loss) -> None:
-        """Counts what rows had lost that were added by `copy`."""
-        self._loss.add(loss)
-
-    def lost_before(self, loss: precision.Loss) -> None:
-        """Says what all rows, given to `append`, had lost already."""
-        self._loss = loss.then(self._loss)
 
     def reject(self, count: int = 1) -> None:
         """Counts images of the source that could not be embedded."""
@@ -223,7 +220,7 @@ class EmbeddingsWriter:
             "dimension": self.dimension,
             "dtype": self.dtype,
             "normalized": True,
-            "loss": self._loss.to_manifest(),
+            "loss": self.loss.to_manifest(),
             **self._about,
             "rejected": self._rejected,
             **self._request,
