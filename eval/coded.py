@@ -53,7 +53,7 @@ class Truths:
     Attributes:
         queries: all ids of queries, those without relevant images too.
         offsets: (len(queries) + 1,) int64; the relevant images of query q are
-            `images[offsets[q] : offsets[q + 1]]`, each once.
+            `images[offsets[q] : offsets[q + 1]]`, each once, ascending.
         images: int32 numbers of `vocabulary`.
         vocabulary: the images that are relevant to any query.
     """
@@ -159,16 +159,16 @@ def judge(truths: Truths, rankings: Rankings) -> Relevance:
     answer_of = np.full(len(truths.queries), -1)
     answer_of[rankings.rows] = np.arange(len(rankings.rows))
     rows = answer_of[scored]
-    depth = rankings.images.shape[1]
-    images = np.full((len(scored), depth), -1, np.int32)
-    answered = rows >= 0
-    images[answered] = rankings.images[rows[answered]]
-    answered[answered] = ~rankings.empty[rows[answered]]
     sizes = sizes[scored]
     offsets = np.concatenate([[0], np.cumsum(sizes)])
+    answered = rows >= 0
+    answered[answered] = ~rankings.empty[rows[answered]]
+    relevant = relevance.judge_codes(
+        rankings.images, rows, offsets, truths.images, len(truths.vocabulary)
+    )
     return Relevance(
         queries=tuple(map(truths.queries.__getitem__, scored.tolist())),
-        relevant=relevance.judge_codes(images, offsets, truths.images, len(truths.vocabulary)),
+        relevant=relevant,
         positives=sizes,
         ignored=len(truths.queries) - len(scored),
         unanswered=int(np.count_nonzero(~answered)),
@@ -201,17 +201,13 @@ def _read_truths(path: str) -> Truths:
 def _truths(queries: tuple[str, ...], lengths: np.ndarray, tokens: Any) -> Truths:
     """Numbers the relevant images (an Arrow array), `lengths` of which belong to each query."""
     coded = tokens.dictionary_encode()
-    images = coded.indices.to_numpy()
     vocabulary = Vocabulary(coded.dictionary)
     rows = np.repeat(np.arange(len(queries)), lengths)
-    pairs = rows * len(vocabulary) + images
-    in_order = np.sort(pairs)
-    if (in_order[1:] == in_order[:-1]).any():  # a relevant image that is listed twice counts once
-        kept = np.sort(np.unique(pairs, return_index=True)[1])
-        images, rows = images[kept], rows[kept]
-        lengths = np.bincount(rows, minlength=len(queries))
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return Truths(queries, offsets, images, vocabulary)
+    pairs = np.sort(rows * len(vocabulary) + coded.indices.to_numpy())
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # an image that is listed twice counts once
+    rows, images = np.divmod(pairs, max(1, len(vocabulary)))
+    offsets = np.searchsorted(rows, np.arange(len(queries) + 1))
+    return Truths(queries, offsets, images.astype(np.int32), vocabulary)
 
 
 def _read_rankings(path: str, truths: Truths, depth: int) -> Rankings:

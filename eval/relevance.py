@@ -14,8 +14,9 @@ import numpy as np
 
 from retrieval.unique_ids import few
 
-# Bytes of the table in which a block of queries marks its relevant images: it stays in the cache.
-_TABLE_BYTES = 2**24
+# Queries judged at a time, and entries per query of their table: together 1 MB, for the cache.
+_BLOCK = 256
+_TABLE = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,40 +81,63 @@ def judge(
 
 
 def judge_codes(
-    answers: np.ndarray, offsets: np.ndarray, images: np.ndarray, vocabulary: int
+    answers: np.ndarray,
+    rows: np.ndarray,
+    offsets: np.ndarray,
+    images: np.ndarray,
+    vocabulary: int,
 ) -> np.ndarray:
     """Marks the right ranks of predictions whose images are numbers; see `judge` for the rule.
 
     Args:
-        answers: (Q, depth) integers, the predicted images' numbers, best first; -1 for an image
+        answers: (P, depth) integers, the predicted images' numbers, best first; -1 for an image
             that is relevant to no query, and beyond the end of a query's predictions.
+        rows: (Q,) int64, which of `answers` is the query's; -1 for a query without.
         offsets: (Q + 1,) int64; the relevant images of query q are
-            `images[offsets[q] : offsets[q + 1]]`, each once.
+            `images[offsets[q] : offsets[q + 1]]`, each once, ascending.
         images: numbers from 0 to `vocabulary` - 1.
         vocabulary: how many images there are.
 
     Returns:
         (Q, depth) bool.
     """
-    count, depth = answers.shape
-    relevant = np.zeros((count, depth), bool)
-    width = vocabulary + 1  # one column more, never marked: a row's -1 is the column before its 0
-    rows = max(1, _TABLE_BYTES // width)
-    table = np.zeros(rows * width, bool)
-    starts = np.arange(rows) * width
-    sizes = np.diff(offsets)
-    for first in range(0, count, rows):
-        block = slice(first, min(first + rows, count))
+    relevant = np.zeros((len(rows), answers.shape[1]), bool)
+    for first in range(0, len(rows), _BLOCK):
+        block = slice(first, min(first + _BLOCK, len(rows)))
         own = images[offsets[block.start] : offsets[block.stop]]
-        start = starts[: block.stop - block.start]
-        marked = np.repeat(start, sizes[block]) + own
-        table[marked] = True
-        keys = start[:, None] + answers[block]  # (B, depth)
-        hits = table[keys]
-        _drop_repeated(keys, hits)
-        relevant[block] = hits
-        table[marked] = False
+        sizes = np.diff(offsets[block.start : block.stop + 1])
+        owners = np.repeat(np.arange(len(sizes)), sizes)
+        found = np.where(rows[block, None] < 0, -1, answers[rows[block]])  # (B, depth)
+        relevant[block].ravel()[_hits(found, owners, own, vocabulary)] = True
     return relevant
+
+
+def _hits(found: np.ndarray, owners: np.ndarray, own: np.ndarray, vocabulary: int) -> np.ndarray:
+    """Returns where in `found` (B, depth) images stand that belong to their row, each row's once.
+
+    A small table that stays in the cache sorts out nearly all others by the last bits of their
+    numbers; what is left is searched among the sorted pairs of row and image.
+
+    Args:
+        found: (B, depth) numbers, -1 for none.
+        owners: the row of each image in `own`, ascending.
+        own: the images that belong to these rows, ascending in each.
+        vocabulary: how many numbers there are.
+    """
+    base = np.arange(len(found))[:, None] * _TABLE
+    table = np.zeros(found.shape[0] * _TABLE, bool)
+    table[base[owners, 0] + (own & (_TABLE - 1))] = True
+    places = np.flatnonzero(table.take(base + (found & (_TABLE - 1))))
+    width = vocabulary + 1  # 0 is for none
+    pairs = owners * width + own + 1  # ascending
+    keys = places // found.shape[1] * width + found.ravel().take(places) + 1
+    slots = np.searchsorted(pairs, keys)
+    slots[slots == len(pairs)] = 0
+    right = pairs[slots] == keys if len(pairs) else np.zeros(len(keys), bool)
+    places, slots = places[right], slots[right]
+    first = np.zeros(len(pairs), np.int64)
+    first[slots[::-1]] = places[::-1]  # of equal slots the last assignment, the first rank, stays
+    return places[first[slots] == places]
 
 
 def check_k(k: int) -> None:
@@ -134,16 +158,6 @@ def refuse_unknown(queries: Sequence[str]) -> None:
         "expected predictions for queries of the solution. "
         f"Received: {len(queries):,} others ({few(queries)})"
     )
-
-
-def _drop_repeated(keys: np.ndarray, hits: np.ndarray) -> None:
-    """Clears in `hits` (B, depth) all but the first of equal keys, in place."""
-    places = np.flatnonzero(hits)
-    found = keys.ravel()[places]
-    in_order = np.sort(found)
-    if (in_order[1:] == in_order[:-1]).any():
-        first = np.unique(found, return_index=True)[1]
-        hits.ravel()[np.delete(places, first)] = False
 
 
 def _first_hits(images: Sequence[str], truth: Collection[str]) -> bytes:
