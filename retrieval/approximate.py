@@ -18,10 +18,8 @@ from types import ModuleType
 import numpy as np
 
 from retrieval import cores, exact
-from retrieval.scann_parameters import Parameters, suggest
+from retrieval.scann_parameters import SMALLEST_TREE, Parameters, suggest
 
-# Fewer vectors than this give no meaningful partition: ScaNN then compares with all of them.
-SMALLEST_TREE = 1000
 # More than this at a time only costs memory, fewer leave ScaNN's batched kernels idle.
 _BATCH = 256
 
@@ -29,8 +27,8 @@ _BATCH = 256
 class ScannSearcher:
     """ScaNN over the rows of one matrix: partition, quantised scores, rescoring.
 
-    Below about 20,000 vectors `exact.ExactSearcher` is faster and misses nothing; below 1,000 this
-    class uses ScaNN's own brute force.
+    Below about 20,000 vectors `exact.ExactSearcher` is faster and misses nothing; below 1,000 there
+    is no meaningful partition, and this class uses ScaNN's own brute force.
 
     Rows can be added, and removed ones are left out of the answers; the partition stays that of the
     first rows, so that a new build is due after a fifth of them has changed. Removing is our own:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
+# From so many vectors on ScaNN is faster than the matrix product.
+WORTH_FROM = 20_000
+# Fewer vectors than this give no meaningful partition.
+SMALLEST_TREE = 1000
 # Quantised scores of this many vectors cost less than 0.3 ms per query; looking into all leaves
 # of small indexes keeps recall@100 above 0.99 even for vectors without any clusters.
 _LEAST_VECTORS_SEARCHED = 50_000
@@ -25,8 +29,7 @@ class Parameters:
         anisotropic: threshold of the anisotropic loss for the codes (0.2 for unit vectors in the
             paper); None for the reconstruction error, which is better where k is large: then the
             answers are not nearly parallel to the query.
-        soar: whether each vector is in a second leaf, chosen to be found by the queries that miss the
-            first; ScaNN's own settings, lambda 1.5.
+        soar: whether each vector is in a second leaf, chosen for the queries that miss the first.
         rescoring: what the candidates are rescored with: the "float32" rows, or their "bfloat16"
             copies (half the memory, a sixth to a fifth faster).
         training: rows that the partition and the codes are trained on.
