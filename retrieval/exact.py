@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from retrieval import cores, precision, ties
+from retrieval import cores, precision, selection, ties
+from retrieval.selection import TopK
 
 # Bytes that one similarity of a tile can need at worst, when every one of them survives: itself,
 # its mask, and its flat index, row, column, slot, position and key, with their temporaries.
@@ -18,7 +19,6 @@ _TILE_QUERIES = 512
 # float32 similarities of a tile that stay in the second-level cache and its share of the third.
 _TILE_SIMILARITIES = 1 << 20
 _CHECKED_ROWS = 16384
-_NOTHING = np.uint64(0xFF800000 << 32)  # minus infinity at position 0, see `_keys`
 
 
 class ExactSearcher:
@@ -112,8 +112,12 @@ class ExactSearcher:
         """Returns the keys (Q, k) of the best answers, ascending, as the tiles compute them."""
         parts, rows = self._split(len(queries), k)
         columns, block = self._tile_shape(rows, k)
-        best = np.full((parts, len(queries), k), _NOTHING)
-        tasks = [(part, start) for start in range(0, len(queries), rows) for part in range(parts)]
+        starts = range(0, len(queries), rows)
+        best = {
+            (part, start): TopK(len(queries[start : start + rows]), k)
+            for start in starts
+            for part in range(parts)
+        }
         with cores.pool(self.threads) as pool:
             for first in range(0, len(self.vectors), block):
                 vectors = as_float32(self.vectors[first : first + block])  # (C, D)
@@ -123,19 +127,21 @@ class ExactSearcher:
                     part, start = task
                     piece = slice(part * width, (part + 1) * width)
                     tile, first = slice(start, start + rows), first + piece.start
-                    self._sort_in_piece(
-                        queries[tile], vectors[piece], first, columns, best[part, tile]
-                    )
+                    self._add_piece(queries[tile], vectors[piece], first, columns, best[task])
 
-                for _ in pool.map(search_tile, tasks):
+                for _ in pool.map(search_tile, best):
                     pass
                 precision.release(self.vectors)
-        return best[0] if parts == 1 else np.sort(np.concatenate(best, axis=1), axis=1)[:, :k]
+        merged = [
+            np.concatenate([best.pop((part, start)).best() for part in range(parts)], axis=1)
+            for start in starts
+        ]
+        return np.sort(np.concatenate(merged), axis=1)[:, :k]
 
-    def _sort_in_piece(
-        self, queries: np.ndarray, vectors: np.ndarray, first: int, columns: int, best: np.ndarray
+    def _add_piece(
+        self, queries: np.ndarray, vectors: np.ndarray, first: int, columns: int, best: TopK
     ) -> None:
-        """Merges queries (B, D) times vectors (C, D), some columns at a time, into best (B, k)."""
+        """Merges queries (B, D) times vectors (C, D), some columns at a time, into best."""
         memory = np.empty(len(queries) * min(columns, len(vectors)), np.float32)  # reused
         for start in range(0, len(vectors), columns):
             tile = vectors[start : start + columns]
@@ -145,7 +151,7 @@ class ExactSearcher:
             ranks = None
             if self._ranks is not None:
                 ranks = self._ranks[position : position + len(tile)]
-            _sort_in(products, position, best, ranks)
+            best.add(products, position, ranks)
 
     def _split(self, queries: int, k: int) -> tuple[int, int]:
         """Returns (parts that a block of vectors is cut into, queries per tile).
@@ -175,7 +181,7 @@ class ExactSearcher:
         positions = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
         if self._by_rank is not None:
             positions = self._by_rank[positions]
-        return positions, _similarities(keys)
+        return positions, selection.similarities_of(keys)
 
     def _ranks_of(self, positions: np.ndarray) -> np.ndarray:
         return positions if self._ranks is None else self._ranks[positions]
@@ -241,72 +247,3 @@ def _inverse(order: np.ndarray) -> np.ndarray:
     ranks = np.empty_like(order)
     ranks[order] = np.arange(len(order))
     return ranks
-
-
-def _sort_in(
-    products: np.ndarray, first: int, best: np.ndarray, ranks: np.ndarray | None = None
-) -> None:
-    """Merges one tile into the running answers, in place.
-
-    Args:
-        products: (B, C) similarities of the vectors first, first + 1, ...
-        first: position of the tile's first vector, behind all positions known so far: a vector as
-            similar as the k-th best loses by the tie rule, so that the comparison is strict.
-        best: (B, k) uint64 keys (see `_keys`) of the best so far, ascending.
-        ranks: (C,) what decides between equal similarities instead of the position; then a vector
-            as similar as the k-th best may win.
-    """
-    k = best.shape[1]
-    bound = _similarities(best[:, -1:])  # (B, 1)
-    survives = products > bound if ranks is None else products >= bound  # (B, C)
-    found = np.count_nonzero(survives)
-    if found == 0:
-        return
-    if found > 4 * k * len(products):
-        # The first tile, or an index in an unlucky order: hardly more than k can be answers.
-        survives &= products >= _bound_of_kth(products, k)
-    row, column = np.divmod(np.flatnonzero(survives), products.shape[1])
-    per_row = np.bincount(row, minlength=len(products))
-    slot = k + np.arange(len(row)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
-    pool = np.full((len(products), k + int(per_row.max())), np.iinfo(np.uint64).max)
-    pool[:, :k] = best
-    pool[row, slot] = _keys(
-        products[row, column], first + column if ranks is None else ranks[column]
-    )
-    pool.sort(axis=1)
-    best[:] = pool[:, :k]
-
-
-def _bound_of_kth(products: np.ndarray, k: int) -> np.ndarray:
-    """Returns (B, 1) numbers that are at most the k-th largest of each row of products (B, C).
-
-    The k-th largest of the maxima of disjoint groups is one, since k groups each hold a product as
-    large. It is close, and a tenth of the time of selecting among all products.
-    """
-    groups = 2 * k
-    width = products.shape[1] // groups
-    if width < 2:
-        return np.float32([[-np.inf]])
-    grouped = products[:, : width * groups].reshape(len(products), width, groups)
-    return np.partition(grouped.max(axis=1), groups - k, axis=1)[:, groups - k, None]
-
-
-def _keys(similarities: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Returns one uint64 per answer whose ascending order is the order of answers.
-
-    The upper half falls with the float32 similarity, the lower half is the position: no two are
-    equal, so that any sort is right and the tie rule is part of the number.
-    """
-    bits = (similarities + np.float32(0)).view(np.uint32)  # + 0 turns -0.0 into 0.0
-    return _reversed_order(bits).astype(np.uint64) << np.uint64(32) | positions.astype(np.uint64)
-
-
-def _similarities(keys: np.ndarray) -> np.ndarray:
-    """Returns the float32 similarities inside `keys`."""
-    return _reversed_order((keys >> np.uint64(32)).astype(np.uint32)).view(np.float32)
-
-
-def _reversed_order(bits: np.ndarray) -> np.ndarray:
-    """Maps the bits of float32 to integers in falling order of the floats; its own inverse."""
-    negative = bits >> np.uint32(31) == 1
-    return np.where(negative, bits, bits ^ np.uint32(0x7FFFFFFF))

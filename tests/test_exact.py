@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from retrieval import exact, precision
+from retrieval import precision, selection
 from retrieval.exact import ExactSearcher
 
 
@@ -221,15 +221,15 @@ def test_refuses_what_does_not_fit():
 def test_keys_order_like_similarity_then_position():
     similarities = np.float32([1.5, 1.5, 0.25, 0.0, -0.0, -1e-30, -2, -np.inf])
     positions = np.array([3, 9, 0, 1, 2, 0, 0, 0])
-    keys = exact._keys(similarities, positions)
+    keys = selection.keys_of(similarities, positions)
     assert (np.diff(keys.astype(object)) > 0).all()
-    np.testing.assert_array_equal(exact._similarities(keys), similarities)
+    np.testing.assert_array_equal(selection.similarities_of(keys), similarities)
 
 
 @pytest.mark.parametrize("columns", [5, 40, 1000])
 def test_the_bound_of_the_kth_is_below_it_and_close(columns):
     products = np.random.default_rng(4).standard_normal((30, columns)).astype(np.float32)
-    bound = exact._bound_of_kth(products, 10)
+    bound = selection.bound_of_kth(products, 10)
     kept = np.count_nonzero(products >= bound, axis=1)
     assert (kept >= min(10, columns)).all()
     if columns >= 1000:
