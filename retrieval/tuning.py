@@ -19,7 +19,7 @@ from retrieval import exact, recall_curve
 from retrieval.approximate import ScannSearcher
 from retrieval.questions import SAMPLED_ROWS, Questions, prepare
 from retrieval.recall_curve import Curve, Point
-from retrieval.scann_parameters import Parameters, suggest
+from retrieval.scann_parameters import WORTH_FROM, Parameters, suggest
 
 # Vectors rescored per answer.
 CANDIDATES = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 50.0)
@@ -51,6 +51,7 @@ def tune(
     k: int = 100,
     recall: float = 0.99,
     queries: np.ndarray | None = None,
+    start: Parameters | None = None,
     builds: int | None = None,
     threads: int | None = None,
     exactly: bool = True,
@@ -67,6 +68,7 @@ def tune(
         k: answers per query.
         recall: the wanted recall@k, below 1.
         queries: (Q, D) float32 like those that will come; sampled rows if None.
+        start: what is built first; `scann_parameters.suggest` says if None.
         builds: how many indexes may be built; 4 if absent, or 1 for more than 2 GiB of vectors,
             as the best one stays in memory beside the next.
         threads: how many; one for each core if absent.
@@ -82,7 +84,7 @@ def tune(
         builds = 1 if vectors.size * 4 > _MANY_BYTES else 4
     if builds < 1:
         raise ValueError(f"expected at least one build. Received: {builds}")
-    first = suggest(*vectors.shape, k, recall)
+    first = start or suggest(*vectors.shape, k, recall)
     questions = prepare(vectors, k, queries, sampled=sampled, threads=threads)
     table = _Table(stream)
     points = [questions.exact_point()]
@@ -137,7 +139,9 @@ def measure(
     reaches the recall, or as much as exact search.
     """
     points: list[Point] = []
-    most, highest = questions.seconds, [0.0]
+    # Of few vectors ScaNN is only searched where that is asked for, and all settings are quick.
+    most = questions.seconds if len(searcher.vectors) >= WORTH_FROM else math.inf
+    highest = [0.0]
     for leaves in _ladder(searcher, questions.k):
         row = list(_measure_candidates(searcher, questions, leaves, most))
         for point in row:
@@ -147,7 +151,7 @@ def measure(
                 most = min(most, 3 * point.seconds)
         highest.append(max(highest[-1], *(point.recall for point in row)))
         gained = highest[-1] - highest[max(0, len(highest) - 1 - _RUNGS)]
-        if gained < _LEAST_GAIN or row[0].seconds > most:
+        if gained < _LEAST_GAIN or min(p.seconds for p in row) > most:
             break
     return points
 
@@ -171,11 +175,11 @@ def _measure_candidates(
 def _ladder(searcher: ScannSearcher, k: int) -> list[int]:
     """Returns numbers of leaves, each about a fifth more than the one before.
 
-    The first holds 2 k vectors on average: queries whose leaves hold fewer than k cost an exact
-    search.
+    The first holds twice what is asked of ScaNN on average, as queries whose leaves hold less cost
+    an exact search; where rows are removed, about 1.5 k + 16 are asked for.
     """
     leaves = searcher.parameters.leaves
-    first = min(leaves, math.ceil(2 * k * leaves / len(searcher.vectors)))
+    first = min(leaves, math.ceil((3 * k + 32) * leaves / len(searcher.vectors)))
     steps = range(math.ceil(math.log(leaves / first, 1.2)) + 1)
     return sorted({min(leaves, round(first * 1.2**step)) for step in steps})
 
