@@ -1,6 +1,6 @@
 """What exact search costs, against the obvious way, FAISS and the matrix product alone.
 
-    python benchmarks/exact_search.py [--vectors 200000] [--dimension 512] [--queries 1000] [--k 100]
+    python benchmarks/exact_search.py [--vectors 200000] [--dimension 512] [--queries 1000]
     python benchmarks/exact_search.py --memory-map /data/x.npy --vectors 760000 --dimension 2048
 
 The first prints seconds and process CPU seconds (medians of interleaved passes) and how many times
@@ -9,8 +9,8 @@ ours they are, for random unit vectors, of
 - exact.ExactSearcher over float32, and over float16, bfloat16 and int8;
 - NumPy: one matrix product, argpartition, and a sort of the k;
 - FAISS IndexFlatIP, if it is installed;
-- sgemm: the matrix product alone, as NumPy's BLAS does it on all cores, of as many vectors at a
-  time as is fastest here, and side by side on one core each.
+- sgemm: the matrix product alone, as NumPy's BLAS does it on all cores;
+- sgemm side by side: the same in threads of one core each.
 
 The second writes the vectors into a file first, searches the memory map once, and prints the time
 and by how much the process grew at its peak. The file stays.

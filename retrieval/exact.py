@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 
@@ -19,6 +20,7 @@ _TILE_QUERIES = 512
 # float32 similarities of a tile that stay in the second-level cache and its share of the third.
 _TILE_SIMILARITIES = 1 << 20
 _CHECKED_ROWS = 16384
+_CONVERTED_ROWS = 256  # some hundred kB, which stay in the cache
 
 
 class ExactSearcher:
@@ -120,7 +122,7 @@ class ExactSearcher:
         }
         with cores.pool(self.threads) as pool:
             for first in range(0, len(self.vectors), block):
-                vectors = as_float32(self.vectors[first : first + block])  # (C, D)
+                vectors = self._read(pool, first, block)  # (C, D)
                 width = math.ceil(len(vectors) / parts)
 
                 def search_tile(task, vectors=vectors, width=width, first=first):
@@ -137,6 +139,21 @@ class ExactSearcher:
             for start in starts
         ]
         return np.sort(np.concatenate(merged), axis=1)[:, :k]
+
+    def _read(self, pool: Executor, first: int, count: int) -> np.ndarray:
+        """Returns some vectors as float32 (C, D); what has to be converted is so by all threads."""
+        if isinstance(self.vectors, np.ndarray) and self.vectors.dtype == np.float32:
+            return np.ascontiguousarray(self.vectors[first : first + count])
+        count = min(count, len(self.vectors) - first)
+        converted = np.empty((count, self.vectors.shape[1]), np.float32)
+
+        def convert(start: int) -> None:
+            stop = min(start + _CONVERTED_ROWS, count)
+            converted[start:stop] = as_float32(self.vectors[first + start : first + stop])
+
+        for _ in pool.map(convert, range(0, count, _CONVERTED_ROWS)):
+            pass
+        return converted
 
     def _add_piece(
         self, queries: np.ndarray, vectors: np.ndarray, first: int, columns: int, best: TopK
@@ -188,12 +205,13 @@ class ExactSearcher:
 
 
 def as_float32(block: np.ndarray) -> np.ndarray:
-    """Returns a contiguous float32 block (C, D) of float32, float16 or bfloat16."""
-    if block.dtype == np.dtype(np.float32):
+    """Returns a contiguous float32 block (C, D) of finite float32, float16 or bfloat16."""
+    if block.dtype == np.float32:
         return np.ascontiguousarray(block)
+    stored = np.ascontiguousarray(block)
     if block.dtype.name == "bfloat16":
-        return precision.decode(np.ascontiguousarray(block).view(np.uint16), "bfloat16")
-    return block.astype(np.float32, order="C")
+        stored = stored.view(np.uint16)
+    return precision.decode(stored, block.dtype.name)
 
 
 def check_matrix(
@@ -214,7 +232,7 @@ def check_matrix(
         )
     largest = 0.0
     for first in range(0, len(matrix), _CHECKED_ROWS):
-        block = as_float32(matrix[first : first + _CHECKED_ROWS])
+        block = np.asarray(matrix[first : first + _CHECKED_ROWS], np.float32)
         squares = np.einsum("nd,nd->n", block, block)  # NaN and infinity stay what they are
         if not np.isfinite(squares).all() and not (finite := np.isfinite(block).all(axis=1)).all():
             row = first + int(np.argmin(finite))

@@ -3,11 +3,12 @@
 import contextlib
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import files
-from retrieval import embeddings, search
+from retrieval import embeddings, precision, search
 from retrieval.embeddings import EmbeddingsWriter
 
 
@@ -231,6 +232,18 @@ def test_rows_are_read_like_those_of_an_array(tmp_path, dtype):
             rows[20]
     with pytest.raises(TypeError, match="without columns"):
         loaded.rows[0, 1]
+
+
+def test_every_finite_float16_and_bfloat16_is_read_as_it_is():
+    bits = np.arange(65536, dtype=np.uint16)[:, None]
+    for dtype, numbers in (("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16)):
+        expected = bits.view(numbers).astype(np.float32)
+        finite = np.isfinite(expected)
+        stored = bits.view(np.float16) if dtype == "float16" else bits
+        found = precision.decode(stored, dtype)
+        np.testing.assert_array_equal(
+            found[finite].view(np.uint32), expected[finite].view(np.uint32)
+        )
 
 
 def test_refuses_another_dtype(tmp_path):

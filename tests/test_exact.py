@@ -124,6 +124,13 @@ def test_fewer_bytes_are_searched_as_float32(dtype):
         np.testing.assert_allclose(found, similarities, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_refuses_what_is_not_finite_in_fewer_bytes(dtype, bad):
+    with pytest.raises(ValueError, match="infinity in row 1"):
+        ExactSearcher(np.array([[1, 0], [bad, 0]], dtype))
+
+
 def test_equal_vectors_come_in_their_order():
     positions, similarities = ExactSearcher(np.ones((5000, 2), np.float32)).search(
         np.ones((1, 2), np.float32), 4
