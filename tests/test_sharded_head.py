@@ -39,10 +39,9 @@ def test_twenty_steps_equal_the_head_in_one_piece(loss):
     assert evaluated[0] == pytest.approx(evaluated[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_on_eight_replicas_too(optimizer):
-    """3 classes a replica; two replicas hold filling only in part or wholly."""
-    options = {"optimizer": optimizer, "rate": 0.01, "loss": {"scale": "adacos"}}
+def test_on_eight_replicas_too():
+    """3 classes a replica: the last one holds nothing but filling."""
+    options = {"optimizer": "adam", "rate": 0.01, "loss": {"scale": "adacos"}}
     whole = trainers.make_trainer(is_global=True, **options)
     sharded = trainers.make_trainer(8, sharded=True, **options)
     for trainer in (whole, sharded):
@@ -64,7 +63,7 @@ def test_the_first_centers_do_not_depend_on_the_replicas(monkeypatch):
     assert 0.9 * limit < np.abs(drawn[0]).max() <= limit
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 8), (8, 1), (1, 3)])
+@pytest.mark.parametrize(("before", "after"), [(2, 8), (3, 1)])
 def test_checkpoints_go_from_any_number_of_replicas_to_any_other(
     tmp_path, monkeypatch, before, after
 ):

@@ -26,8 +26,10 @@ def strategy_of(replicas):
 
 
 def examples(count, seed=0):
+    """Images of four random fields of colour each, so that their embeddings differ."""
     rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+    fields = rng.integers(0, 256, (count, 2, 2, 3), dtype=np.uint8)
+    images = fields.repeat(SIZE // 2, axis=1).repeat(SIZE // 2, axis=2)
     labels = rng.integers(0, CLASSES, count, dtype=np.int32)
     weights = rng.uniform(0.5, 2.0, count).astype(np.float32)
     return images, labels, weights

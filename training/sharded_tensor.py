@@ -50,8 +50,9 @@ class ShardedTensor(tf.__internal__.tracking.Trackable):
         size = variable.shape[0]
         if len(self._shards) * size < rows:
             raise ValueError(
-                f"expected all shards of {rows} rows in one process (several workers with a "
-                f"process each cannot save them). Received: {len(self._shards)} of {size} rows"
+                f"a sharded head: expected all replicas in one process, which saves its {rows} "
+                f"rows, as TPUs and one machine have it. Received: {len(self._shards)} of {size} "
+                "rows"
             )
         starts = [size * number for number in range(len(self._shards))]
         self._spans = [(start, min(size, rows - start)) for start in starts]
