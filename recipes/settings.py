@@ -22,35 +22,49 @@ def _accepts(annotation: object, value: object) -> bool:
     return isinstance(value, annotation)
 
 
-def replace(table, name: str, text: str):
-    """Returns `table` with the field `name` set to what `text` says.
+def replace(table, texts: typing.Sequence[tuple[str, str]]):
+    """Returns `table` with fields set to what texts say, all at once.
 
-    `text` is read as a Python literal, else as a word: "3", "1e-3", "None", "gem".
+    A text is read as a Python literal, else as a word: "3", "1e-3", "None", "gem".
+
+    Args:
+        table: a dataclass.
+        texts: (field, text); "augmentation.flip" is a field of the table's field.
 
     Raises:
         ValueError: no such field, or a value of another kind.
     """
     kind = type(table).__name__.lower()
-    first, _, rest = name.partition(".")
     hints = typing.get_type_hints(type(table))
-    if first not in hints:
-        raise ValueError(f"--set {kind}.{name}: {kind} has {', '.join(hints)}")
-    if rest:
-        return dataclasses.replace(table, **{first: replace(getattr(table, first), rest, text)})
+    changes, inner = {}, {}
+    for name, text in texts:
+        first, _, rest = name.partition(".")
+        if first not in hints:
+            raise ValueError(f"--set {kind}.{name}: {kind} has {', '.join(hints)}")
+        if rest:
+            inner.setdefault(first, []).append((rest, text))
+        else:
+            changes[first] = _value(f"{kind}.{name}", hints[first], text)
+    changes |= {name: replace(getattr(table, name), own) for name, own in inner.items()}
+    return dataclasses.replace(table, **changes)
+
+
+def _value(name: str, hint: object, text: str) -> object:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    if not _accepts(hints[first], value):
+    if not _accepts(hint, value):
         raise ValueError(
-            f"--set {kind}.{name}: expected {getattr(hints[first], '__name__', hints[first])}. "
-            f"Received: {text!r}"
+            f"--set {name}: expected {getattr(hint, '__name__', hint)}. Received: {text!r}"
         )
-    return dataclasses.replace(table, **{first: value})
+    return value
 
 
 def override(recipe: Recipe, settings: typing.Sequence[str]) -> Recipe:
     """Returns the recipe with `--set` texts applied to all its stages, models or itself.
+
+    The texts count together: fields that only fit each other can be changed in any order.
 
     Args:
         recipe: the recipe.
@@ -60,23 +74,22 @@ def override(recipe: Recipe, settings: typing.Sequence[str]) -> Recipe:
     Raises:
         ValueError: the text names no field or has a value of another kind.
     """
+    texts = {"stage": [], "model": [], "recipe": []}
     for setting in settings:
         target, equals, text = setting.partition("=")
         table, _, name = target.partition(".")
-        if not equals or not name or table not in ("stage", "model", "recipe"):
+        if not equals or not name or table not in texts:
             raise ValueError(
                 "--set: expected stage.FIELD=VALUE, model.FIELD=VALUE or recipe.FIELD=VALUE. "
                 f"Received: {setting!r}"
             )
-        if table == "stage":
-            stages = tuple(replace(stage, name, text) for stage in recipe.stages)
-            recipe = dataclasses.replace(recipe, stages=stages)
-        elif table == "model":
-            members = tuple(
-                dataclasses.replace(member, model=replace(member.model, name, text))
-                for member in recipe.members
-            )
-            recipe = dataclasses.replace(recipe, members=members)
-        else:
-            recipe = replace(recipe, name, text)
-    return recipe
+        texts[table].append((name, text))
+    recipe = replace(recipe, texts["recipe"])
+    return dataclasses.replace(
+        recipe,
+        stages=tuple(replace(stage, texts["stage"]) for stage in recipe.stages),
+        members=tuple(
+            dataclasses.replace(member, model=replace(member.model, texts["model"]))
+            for member in recipe.members
+        ),
+    )

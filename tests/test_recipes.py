@@ -57,6 +57,15 @@ def test_override_reaches_stages_models_and_recipe():
     assert recipe.seed == 7
 
 
+def test_settings_that_only_fit_together_come_in_any_order():
+    settings = ["stage.schedule=step", "stage.milestones=(0.5, 1)", "stage.clip_norm=5"]
+    for order in (settings, settings[::-1]):
+        stage = override(recipes.load("tiny"), order).stages[0]
+        assert (stage.schedule, stage.milestones, stage.clip_norm) == ("step", (0.5, 1), 5)
+    sharded = override(recipes.load("tiny"), ["model.sample_rate=0.1", "model.head=sharded"])
+    assert sharded.members[0].model.sample_rate == 0.1
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -68,6 +77,12 @@ def test_override_reaches_stages_models_and_recipe():
         ("model.backbone=resnet50", "efficientnet-b0"),
         ("model.scale=dynamic", "'adacos_fixed'.* or a number"),
         ("stage.augmentation.crop_area=0", "above 0"),
+        ("stage.milestones=(1, 'a')", "milestones: expected"),
+        ("stage.schedule=step", "expected epochs with the schedule 'step'"),
+        ("stage.accumulate=3", "a divisor of the batch of 8. Received: 3"),
+        ("stage.ema_decay=1.0", "between 0 and 1"),
+        ("model.sample_rate=0.5", "expected 1, or model.head='sharded'"),
+        ("model.sample_rate=0", "above 0, at most 1"),
         ("epochs=1", "stage.FIELD=VALUE"),
         ("stage.epochs", "stage.FIELD=VALUE"),
     ],
@@ -91,6 +106,15 @@ def test_contradictions_are_refused():
     stage = Stage(1, "clean", 32, 1, 8, 0.1)
     with pytest.raises(ValueError, match="a stage before 1"):
         dataclasses.replace(stage, start_from=1)
+    for optimizer, rule in [("adam", "decoupled"), ("adamw", "coupled"), ("lamb", "coupled")]:
+        with pytest.raises(ValueError, match=f"weight_decay_rule: .* Received: '{rule}'"):
+            dataclasses.replace(
+                stage, optimizer=optimizer, weight_decay=0.1, weight_decay_rule=rule
+            )
+    with pytest.raises(ValueError, match="below the 1 epochs"):
+        dataclasses.replace(stage, average="swa", average_from=1.0)
+    with pytest.raises(ValueError, match="frozen BatchNorm takes no statistics"):
+        Model(batchnorm="synchronized")
     with pytest.raises(ValueError, match="1, 2, … in order"):
         Recipe("x", (Member("A", Model()),), (stage, stage))
     with pytest.raises(ValueError, match="last_stage of at most 1"):
