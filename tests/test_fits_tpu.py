@@ -102,6 +102,7 @@ def test_unknown_topology(topology, capsys):
     ("arguments", "expected"),
     [
         (["--recipe", "tiny", "--stage", "1"], "--classes or --data"),
+        (["--stage", "1", "--cores", "5"], "1 … 4 on v5e:2x2"),
         (["--stage", "9"], "stages 1 … 5"),
         (["--stage", "1", "--member", "Z"], "A, B, C, D"),
         (["--stage", "1", "--data", "nowhere"], "manifest.json"),

@@ -47,6 +47,7 @@ class Program:
     stage: Stage
     classes: int
     topology: str
+    cores: int
     batch_per_core: int
     step: str
 
@@ -64,6 +65,7 @@ class Program:
             "classes": self.classes,
             "batch_per_core": self.batch_per_core,
             "topology": self.topology,
+            "cores": self.cores,
         }
 
     def lowering(self) -> list[str]:
@@ -72,7 +74,7 @@ class Program:
         command += ["--member", self.member.name, "--stage", str(self.stage.number)]
         command += ["--classes", str(self.classes), "--step", self.step]
         command += ["--batch-per-core", str(self.batch_per_core)]
-        command += ["--cores", str(ahead_of_time.cores(self.topology))]
+        command += ["--cores", str(self.cores)]
         for setting in self.settings:
             command += ["--set", setting]
         return command
@@ -159,7 +161,12 @@ def programs(args: argparse.Namespace, recipe: Recipe) -> Iterator[Program]:
     for member in recipe.members if whole else [recipe.member(args.member)]:
         for stage in recipe.stages_of(member, args.stage):
             for topology in args.topology:
-                cores = ahead_of_time.cores(topology)
+                there = ahead_of_time.cores(topology)
+                cores = args.cores or there
+                if not 1 <= cores <= there:
+                    raise ValueError(
+                        f"--cores: expected 1 … {there} on {topology}. Received: {cores}"
+                    )
                 yield Program(
                     recipe.name,
                     tuple(args.set),
@@ -167,6 +174,7 @@ def programs(args: argparse.Namespace, recipe: Recipe) -> Iterator[Program]:
                     stage,
                     _classes(args, stage),
                     topology,
+                    cores,
                     args.batch_per_core or max(1, stage.batch_size // cores),
                     args.step,
                 )
@@ -274,6 +282,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--member", help="member of the ensemble, or 'all' (default: the first)")
     parser.add_argument(
         "--topology", nargs="+", default=["v5e:2x2"], help="such as v3:2x2 v5e:2x2 v6e:2x2"
+    )
+    parser.add_argument(
+        "--cores", type=int, help="that train together: default all, 1 is without all-reduces"
     )
     parser.add_argument(
         "--batch-per-core", type=int, help="default: the stage's batch over the topology's cores"
