@@ -276,7 +276,8 @@ def measure_memory(dimension: int, args: argparse.Namespace) -> None:
     peak = memory.peak - memory.start
     print(
         f"{args.vectors:,} x {dimension}: vectors {size:,.0f} MiB mapped; build {seconds:.0f} s, "
-        f"peak +{peak:,.0f} MiB ({peak / size:.2f} of the vectors), after it +{kept - memory.start:,.0f} MiB, on disk {disk:,.0f} MiB"
+        f"peak +{peak:,.0f} MiB ({peak / size:.2f} of the vectors), after it "
+        f"+{kept - memory.start:,.0f} MiB, on disk {disk:,.0f} MiB"
     )
 
 
