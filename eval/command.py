@@ -37,6 +37,21 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def source(options: argparse.Namespace) -> dict:
+    """Returns the keyword arguments of an `evaluate` that the options of `add_arguments` give."""
+    return {
+        "solution": options.solution,
+        "index": options.index or (),
+        "query": options.query or (),
+        "predictions": options.predictions,
+        "weights": options.weights,
+        "kind": options.search,
+        "post": search.PostProcessing.of(options),
+        "bootstrap": options.bootstrap,
+        "per_query": options.per_query,
+    }
+
+
 def add_files(parser: argparse.ArgumentParser) -> None:
     """Adds the table per class and the submission file."""
     parser.add_argument(
@@ -73,6 +88,7 @@ def answer(
     weights: Sequence[float] | None = None,
     kind: str = "auto",
     k: int = 100,
+    post: search.PostProcessing = search.PLAIN,
 ) -> search.Answers:
     """Searches embeddings directories as `search.answer` does.
 
@@ -82,7 +98,7 @@ def answer(
             or infinite, with the directory and the images.
     """
     try:
-        return search.answer(index, query, weights=weights, search=kind, k=k)
+        return search.answer(index, query, weights=weights, search=kind, k=k, post=post)
     except ValueError:
         _find_fault(index, query)
         raise

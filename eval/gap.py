@@ -13,7 +13,8 @@ if not __package__:
 import numpy as np
 
 from eval import breakdown, command, metrics, solutions
-from retrieval import search
+from retrieval import embeddings, search, voting
+from retrieval import non_landmarks as penalties
 from retrieval.unique_ids import few
 
 
@@ -31,22 +32,38 @@ def vote(answers: search.Answers, labels: Mapping[str, str]) -> dict[str, metric
     Raises:
         ValueError: if an index image has no label.
     """
-    missing = [image for image in answers.index_ids if image not in labels]
-    if missing:
-        raise ValueError(
-            f"expected a label for every index image. Received none for {len(missing):,}: "
-            f"{few(missing)}"
-        )
-    names = sorted({labels[image] for image in answers.index_ids}, key=_sort_key(labels))
-    code_of = {name: code for code, name in enumerate(names)}
-    codes = np.array([code_of[labels[image]] for image in answers.index_ids], np.int64)  # (N,)
-    winners, scores = _largest_sums(codes[answers.positions], answers.similarities)
-    return {
-        query: metrics.Prediction(names[winner], score)
-        for query, winner, score in zip(
-            answers.query_ids, winners.tolist(), scores.tolist(), strict=True
-        )
-    }
+    names, codes = _codes(answers.index_ids, labels)
+    found = voting.vote(codes, answers.positions, answers.similarities)
+    return _named(answers.query_ids, names, found)
+
+
+def recognise(
+    index: Sequence[str],
+    query: Sequence[str],
+    non_landmarks: Sequence[str],
+    labels: Mapping[str, str],
+) -> dict[str, metrics.Prediction]:
+    """Labels the queries with the penalty of `retrieval.non_landmarks`.
+
+    Args:
+        index: embeddings directories of the labelled images, one per member of the ensemble.
+        query: the same for the queries.
+        non_landmarks: the same for images that show no landmark.
+        labels: the label of every index image.
+    """
+    sets = [[embeddings.load(directory) for directory in part] for part in
+            (query, index, non_landmarks)]  # fmt: skip
+    for others, directories in zip(sets[1:], (index, non_landmarks), strict=True):
+        search.check_models(sets[0], others, directories)
+    queries, train = sets[0][0].ids, sets[1][0].ids
+    if any(q.ids != queries or t.ids != train for q, t in zip(*sets[:2], strict=True)):
+        raise ValueError("expected members with the same ids in the same order. Received: others")
+    names, codes = _codes(train, labels)
+    members = [
+        penalties.Member(*(member.vectors for member in triple))
+        for triple in zip(*sets, strict=True)
+    ]
+    return _named(queries, names, penalties.recognise(members, codes))
 
 
 def evaluate(
@@ -59,6 +76,8 @@ def evaluate(
     weights: Sequence[float] | None = None,
     kind: str = "auto",
     neighbors: int = 1,
+    post: search.PostProcessing = search.PLAIN,
+    non_landmarks: Sequence[str] = (),
     id_column: str = "id",
     label_column: str = "label",
     bootstrap: int = 0,
@@ -78,6 +97,9 @@ def evaluate(
         weights: one per member; all 1 if absent.
         kind: of search, "auto", "exact" or "scann".
         neighbors: how many nearest neighbours vote.
+        post: what comes between embeddings and answers besides the search.
+        non_landmarks: embeddings directories of images that show no landmark, one per member: the
+            labels are those of `recognise`, whose search is exact.
         id_column: the label table's column of image ids.
         label_column: the label table's column of labels.
         bootstrap: resamplings for confidence intervals; 0 for none.
@@ -105,20 +127,56 @@ def evaluate(
         raise ValueError("expected the table of the index images' labels. Received: none")
     else:
         table = solutions.read_labels(labels, id_column=id_column, label_column=label_column)
-        answers = command.answer(index, query, weights=weights, kind=kind, k=neighbors)
-        predicted, kind = vote(answers, table), answers.search
+        predicted, kind = predict(
+            index,
+            query,
+            table,
+            weights=weights,
+            kind=kind,
+            neighbors=neighbors,
+            post=post,
+            non_landmarks=non_landmarks,
+        )
     judged = metrics.judge_recognition(predicted, truths)
     _write(judged, predicted, truths, per_query, per_class, write_predictions)
+    return {**_scores(judged, ignore_unlabelled, bootstrap), **_counts(predicted, truths, kind)}
+
+
+def predict(
+    index: Sequence[str],
+    query: Sequence[str],
+    labels: Mapping[str, str],
+    *,
+    weights: Sequence[float] | None,
+    kind: str,
+    neighbors: int,
+    post: search.PostProcessing,
+    non_landmarks: Sequence[str],
+) -> tuple[dict[str, metrics.Prediction], str]:
+    """Returns the labels of the queries, and the search that has found them; see `evaluate`."""
+    if non_landmarks:
+        return recognise(index, query, non_landmarks, labels), "exact"
+    answers = command.answer(index, query, weights=weights, kind=kind, k=neighbors, post=post)
+    return vote(answers, labels), answers.search
+
+
+def _scores(
+    judged: metrics.Recognized, ignore_unlabelled: bool, bootstrap: int
+) -> dict[str, float | list[float]]:
     top_1 = judged.top_1(bootstrap=bootstrap)
     scores = {
         "gap": judged.gap(ignore_unlabelled=ignore_unlabelled, bootstrap=bootstrap),
         "top_1": top_1,
         "top_1_error": metrics.complement(top_1),
     }
+    return command.with_intervals(scores)
+
+
+def _counts(predicted: Mapping, truths: Mapping, kind: str) -> dict[str, int | str]:
+    labelled = sum(map(bool, truths.values()))
     return {
-        **command.with_intervals(scores),
         "queries": len(truths),
-        "labelled": sum(map(bool, truths.values())),
+        "labelled": labelled,
         "predicted": len(predicted),
         "search": kind,
     }
@@ -147,23 +205,27 @@ def _sort_key(labels: Mapping[str, str]):
     return int if integers else str
 
 
-def _largest_sums(codes: np.ndarray, similarities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the code with the largest sum of similarities per row, the smallest of equals.
+def _codes(ids: Sequence[str], labels: Mapping[str, str]) -> tuple[list[str], np.ndarray]:
+    """Returns the names of the classes in order, and (N,) int64 the class number of every image."""
+    missing = [image for image in ids if image not in labels]
+    if missing:
+        raise ValueError(
+            f"expected a label for every index image. Received none for {len(missing):,}: "
+            f"{few(missing)}"
+        )
+    names = sorted({labels[image] for image in ids}, key=_sort_key(labels))
+    code_of = {name: code for code, name in enumerate(names)}
+    return names, np.array([code_of[labels[image]] for image in ids], np.int64)
 
-    Args:
-        codes: (Q, k) int64, not negative.
-        similarities: (Q, k) float32.
 
-    Returns:
-        codes (Q,) int64 and sums (Q,) float64.
-    """
-    size = int(codes.max()) + 1
-    keys = codes + size * np.arange(len(codes))[:, None]  # one number per (row, code)
-    pairs, which = np.unique(keys, return_inverse=True)
-    sums = np.bincount(which.ravel(), weights=similarities.ravel().astype(np.float64))
-    order = np.lexsort((pairs % size, -sums, pairs // size))
-    first = order[np.unique(pairs[order] // size, return_index=True)[1]]
-    return pairs[first] % size, sums[first]
+def _named(
+    queries: Sequence[str], names: Sequence[str], found: tuple[np.ndarray, np.ndarray]
+) -> dict[str, metrics.Prediction]:
+    winners, scores = (values.tolist() for values in found)
+    return {
+        query: metrics.Prediction(names[winner], score)
+        for query, winner, score in zip(queries, winners, scores, strict=True)
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -185,25 +247,25 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="leave predictions for queries without a label out (default: they are wrong)",
     )
+    parser.add_argument(
+        "--non-landmarks",
+        nargs="+",
+        metavar="DIR",
+        help="embeddings of images that show no landmark, whose likes are marked down",
+    )
     options = parser.parse_args(argv)
     command.check_source(parser, options)
     if options.index and not options.labels:
         parser.error("expected --labels with --index")
     try:
         result = evaluate(
-            solution=options.solution,
-            index=options.index or (),
-            query=options.query or (),
+            **command.source(options),
             labels=options.labels,
-            predictions=options.predictions,
-            weights=options.weights,
-            kind=options.search,
             neighbors=options.neighbors,
+            non_landmarks=options.non_landmarks or (),
             id_column=options.id_column,
             label_column=options.label_column,
-            bootstrap=options.bootstrap,
             ignore_unlabelled=options.ignore_unlabelled,
-            per_query=options.per_query,
             per_class=options.per_class,
             write_predictions=options.write_predictions,
         )

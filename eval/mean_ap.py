@@ -23,6 +23,7 @@ def evaluate(
     weights: Sequence[float] | None = None,
     kind: str = "auto",
     k: int = 100,
+    post: search.PostProcessing = search.PLAIN,
     bootstrap: int = 0,
     index_ids: str | None = None,
     labels: str | None = None,
@@ -42,6 +43,7 @@ def evaluate(
         weights: one per member; all 1 if absent.
         kind: of search, "auto", "exact" or "scann".
         k: the number of ranks of mAP@k.
+        post: what comes between embeddings and answers besides the search.
         bootstrap: resamplings for confidence intervals; 0 for none.
         index_ids: path of a table with the index ids as `id`; predictions of others are an error.
         labels: path of a table with the class of every query, for `per_class`.
@@ -65,7 +67,7 @@ def evaluate(
     if predictions is not None:
         rankings, kind = _read(predictions, truths, k, index_ids), "predictions"
     else:
-        answers = command.answer(index, query, weights=weights, kind=kind, k=k)
+        answers = command.answer(index, query, weights=weights, kind=kind, k=k, post=post)
         rankings, kind = coded.rankings_of_answers(answers, truths, k), answers.search
         counts["not_in_index"] = coded.not_in_index(answers.index_ids, truths)
         if write_predictions:
@@ -130,19 +132,12 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"expected --k of at least 1. Received: {options.k}")
     try:
         result = evaluate(
-            solution=options.solution,
-            index=options.index or (),
-            query=options.query or (),
-            predictions=options.predictions,
-            weights=options.weights,
-            kind=options.search,
+            **command.source(options),
             k=options.k,
-            bootstrap=options.bootstrap,
             index_ids=options.index_ids,
             labels=options.labels,
             id_column=options.id_column,
             label_column=options.label_column,
-            per_query=options.per_query,
             per_class=options.per_class,
             write_predictions=options.write_predictions,
         )

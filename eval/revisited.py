@@ -57,6 +57,7 @@ def judge(
     ranks: str | None = None,
     weights: Sequence[float] | None = None,
     kind: str = "exact",
+    post: search.PostProcessing = search.PLAIN,
 ) -> Judged:
     """Judges rankings from one of the sources; see `evaluate`."""
     truth = protocol.read_ground_truth(ground_truth)
@@ -65,7 +66,7 @@ def judge(
     elif predictions:
         rankings, kind = _from_predictions(predictions, truth), "predictions"
     else:
-        answers = _search_all(index, query, weights, kind)
+        answers = _search_all(index, query, weights, kind, post)
         rankings, kind = _from_embeddings(answers, truth), answers.search
     by_setting = {
         setting: protocol.evaluate_revisited(rankings, truth.truths, setting)
@@ -170,11 +171,15 @@ def read_ranks(path: str, truth: protocol.GroundTruth) -> list[np.ndarray]:
 
 
 def _search_all(
-    index: Sequence[str], query: Sequence[str], weights: Sequence[float] | None, kind: str
+    index: Sequence[str],
+    query: Sequence[str],
+    weights: Sequence[float] | None,
+    kind: str,
+    post: search.PostProcessing,
 ) -> search.Answers:
     """Ranks the whole index for every query."""
     count = len(embeddings.load(index[0]).ids) if index else 1
-    return command.answer(index, query, weights=weights, kind=kind, k=max(1, count))
+    return command.answer(index, query, weights=weights, kind=kind, k=max(1, count), post=post)
 
 
 def _from_predictions(path: str, truth: protocol.GroundTruth) -> list[np.ndarray]:
@@ -289,6 +294,7 @@ def main(argv: list[str] | None = None) -> int:
             ranks=options.ranks,
             weights=options.weights,
             kind=options.search,
+            post=search.PostProcessing.of(options),
             bootstrap=options.bootstrap,
             per_query=options.per_query,
         )

@@ -7,31 +7,64 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Protocol
 
 if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
 import numpy as np
 
-from progress import Progress
-from retrieval import approximate, embeddings, ensemble, exact
-
-KINDS = ("auto", "exact", "scann")
-# From here on ScaNN is faster than the matrix product.
-AUTO_SCANN_FROM = 20_000
-_PIECE = 8192
+import columns
+from retrieval import embeddings, ensemble, steps, validation
+from retrieval.post_processing import Reference, State
+from retrieval.searchers import KINDS, make_searcher, resolve, search_in_pieces
+from retrieval.unique_ids import few
 
 
-class Searcher(Protocol):
-    """What finds the k most similar vectors; see `exact.ExactSearcher.search`."""
+@dataclasses.dataclass(frozen=True)
+class PostProcessing:
+    """What happens between embeddings and answers besides the search.
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns positions (Q, k) int64 and similarities (Q, k) float32."""
-        ...
+    Attributes:
+        steps: texts of `retrieval.steps`, in order; none is the plain search.
+        reference: embeddings directories of the labelled set, one per member, for steps that need
+            one.
+        reference_labels: table of its labels, columns id and label.
+        query_table, index_table: tables with the columns id and path of the photographs, for
+            geometric verification; relative paths are relative to the table's folder.
+    """
+
+    steps: Sequence[str] = ()
+    reference: Sequence[str] = ()
+    reference_labels: str | None = None
+    query_table: str | None = None
+    index_table: str | None = None
+
+    def __post_init__(self) -> None:
+        for text in self.steps:
+            steps.parse(text)
+        if bool(self.reference) != bool(self.reference_labels):
+            raise ValueError(
+                "expected --reference together with --reference-labels. "
+                f"Received: {self.reference} and {self.reference_labels}"
+            )
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> PostProcessing:
+        """Takes it from the options of `add_arguments`."""
+        return cls(
+            options.steps or (),
+            options.reference or (),
+            options.reference_labels,
+            options.query_table,
+            options.index_table,
+        )
+
+
+PLAIN = PostProcessing()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,28 +91,6 @@ class Answers:
         return dict(zip(self.query_ids, ids[self.positions].tolist(), strict=True))
 
 
-def resolve(kind: str, count: int) -> str:
-    """Returns "exact" or "scann": what "auto" means for an index of `count` vectors."""
-    if kind not in KINDS:
-        raise ValueError(f"expected a search among {', '.join(KINDS)}. Received: {kind!r}")
-    if kind == "auto":
-        return "scann" if count >= AUTO_SCANN_FROM else "exact"
-    return kind
-
-
-def make_searcher(kind: str, vectors: np.ndarray, k: int) -> Searcher:
-    """Returns a searcher over `vectors` (N, D) float32.
-
-    Args:
-        kind: "exact", "scann", or "auto": exact below 20,000 vectors, ScaNN from there on.
-        vectors: what is searched.
-        k: the number of neighbours that will be asked for.
-    """
-    if resolve(kind, len(vectors)) == "scann":
-        return approximate.ScannSearcher(vectors, k=k)
-    return exact.ExactSearcher(vectors)
-
-
 def answer(
     index: Sequence[str],
     query: Sequence[str],
@@ -87,6 +98,7 @@ def answer(
     weights: Sequence[float] | None = None,
     search: str = "auto",
     k: int = 100,
+    post: PostProcessing = PLAIN,
 ) -> Answers:
     """Searches embeddings directories.
 
@@ -94,19 +106,26 @@ def answer(
         index: one directory per member of the ensemble.
         query: the same for the queries, in the same order.
         weights: one per member; all 1 if absent.
-        search: see `make_searcher`.
+        search: see `searchers.make_searcher`.
         k: answers per query; a smaller index gives all it has.
+        post: what comes besides the search.
 
     Raises:
         FileNotFoundError: if a directory is missing or unfinished.
-        ValueError: if directories, models or weights do not fit each other.
+        ValueError: if directories, models, weights or steps do not fit each other.
     """
     index_members, query_members = _load_pairs(index, query)
     index_ids, vectors = ensemble.join(index_members, weights)
     query_ids, queries = ensemble.join(query_members, weights)
-    searcher = make_searcher(search, vectors, k)
-    positions, similarities = _search_in_pieces(searcher, queries, k)
-    return Answers(query_ids, index_ids, positions, similarities, resolve(search, len(vectors)))
+    kind = resolve(search, len(vectors))
+    if post.steps:
+        state = _state(query_members, weights, post, query_ids, index_ids, queries, vectors)
+        state = dataclasses.replace(state, depth=min(max(k, 100), len(vectors)), search=search)
+        state = steps.run(state, post.steps, stream=sys.stderr)
+        return Answers(query_ids, index_ids, state.positions[:, :k], state.scores[:, :k], kind)
+    searcher = make_searcher(search, vectors, k, ids=index_ids)
+    positions, similarities = search_in_pieces(searcher, queries, k)
+    return Answers(query_ids, index_ids, positions, similarities, kind)
 
 
 def write_predictions(path: str, rankings: dict[str, list[str]]) -> None:
@@ -144,6 +163,18 @@ def add_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
         default="auto",
         help="auto: exact below 20,000 vectors, ScaNN from there on (default: %(default)s)",
     )
+    parser.add_argument(
+        "--steps",
+        nargs="+",
+        metavar="STEP",
+        help="post-processing in order, such as pca:dimension=512 expand_queries k_reciprocal",
+    )
+    parser.add_argument(
+        "--reference", nargs="+", metavar="DIR", help="embeddings of a labelled set, for steps"
+    )
+    parser.add_argument("--reference-labels", metavar="CSV", help="its labels: id, label")
+    parser.add_argument("--query-table", metavar="CSV", help="photographs: id, path")
+    parser.add_argument("--index-table", metavar="CSV", help="photographs: id, path")
 
 
 def _load_pairs(
@@ -156,29 +187,65 @@ def _load_pairs(
         )
     index_members = [embeddings.load(directory) for directory in index]
     query_members = [embeddings.load(directory) for directory in query]
-    for number, pair in enumerate(zip(index_members, query_members, strict=True)):
-        digests = [member.manifest["model_digest"] for member in pair]
-        if digests[0] != digests[1]:
-            raise ValueError(
-                f"expected index and query embedded by the same model. Received: {digests[0]!r} "
-                f"in {index[number]} and {digests[1]!r} in {query[number]}"
-            )
+    check_models(query_members, index_members, index)
     return index_members, query_members
 
 
-def _search_in_pieces(
-    searcher: Searcher, queries: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Searches some thousand queries at a time, with the progress on stderr."""
-    found = []
-    shown = sys.stderr if len(queries) > _PIECE else None
-    progress = Progress("search", len(queries), shown, unit="queries")
-    for first in range(0, len(queries), _PIECE):
-        found.append(searcher.search(queries[first : first + _PIECE], k))
-        progress.advance(len(found[-1][0]))
-    progress.close()
-    positions, similarities = zip(*found, strict=True)
-    return np.concatenate(positions), np.concatenate(similarities)
+def check_models(
+    queries: Sequence[embeddings.Embeddings],
+    others: Sequence[embeddings.Embeddings],
+    directories: Sequence[str],
+) -> None:
+    """Raises ValueError unless members of equal number are of the same model."""
+    if len(queries) != len(others):
+        raise ValueError(f"expected {len(queries)} members. Received: {len(others)}")
+    for query, other, directory in zip(queries, others, directories, strict=True):
+        digests = [member.manifest["model_digest"] for member in (query, other)]
+        if digests[0] != digests[1]:
+            raise ValueError(
+                "expected index and query embedded by the same model. "
+                f"Received: {digests[1]!r} in {directory} and {digests[0]!r} of the queries"
+            )
+
+
+def _state(
+    query_members: Sequence[embeddings.Embeddings],
+    weights: Sequence[float] | None,
+    post: PostProcessing,
+    query_ids: Sequence[str],
+    index_ids: Sequence[str],
+    queries: np.ndarray,
+    vectors: np.ndarray,
+) -> State:
+    """Returns what the first step starts from."""
+    reference, photographs = None, None
+    if post.reference:
+        members = [embeddings.load(directory) for directory in post.reference]
+        check_models(query_members, members, post.reference)
+        ids, labelled = ensemble.join(members, weights)
+        classes = validation.read_labels(post.reference_labels, ids)
+        reference = Reference(np.asarray(labelled), classes)
+    if post.query_table and post.index_table:
+        photographs = _paths(post.query_table, query_ids), _paths(post.index_table, index_ids)
+    return State(
+        np.asarray(queries), np.asarray(vectors), reference=reference, photographs=photographs
+    )
+
+
+def _paths(table: str, ids: Sequence[str]) -> list[str]:
+    """Returns the path of each image's photograph."""
+    folder = os.path.dirname(table)
+    known = {
+        image: path if os.path.isabs(path) else os.path.join(folder, path)
+        for image, path in columns.read_columns(table, ["id", "path"])
+    }
+    missing = [image for image in ids if image not in known]
+    if missing:
+        raise ValueError(
+            f"{table}: expected a path for every image. Received: none for {len(missing):,} "
+            f"({few(missing)})"
+        )
+    return [known[image] for image in ids]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -198,6 +265,7 @@ def main(argv: list[str] | None = None) -> int:
             weights=options.weights,
             search=options.search,
             k=options.k,
+            post=PostProcessing.of(options),
         )
         write_predictions(options.output, answers.rankings())
     except (ImportError, OSError, ValueError) as error:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import files
-from retrieval import embeddings, precision, search
+from retrieval import embeddings, precision, search, searchers
 from retrieval.embeddings import EmbeddingsWriter
 
 
@@ -340,7 +340,7 @@ def test_long_searches_show_progress_and_change_nothing(tmp_path, monkeypatch, c
     index = write(tmp_path / "i", [f"x{i}" for i in range(30)], units(30, 4))
     query = write(tmp_path / "q", [f"q{i}" for i in range(25)], units(25, 4, seed=1))
     whole = search.answer([index], [query], k=3)
-    monkeypatch.setattr(search, "_PIECE", 10)
+    monkeypatch.setattr(searchers, "_PIECE", 10)
     pieces = search.answer([index], [query], k=3)
     np.testing.assert_array_equal(pieces.positions, whole.positions)
     assert "search: 25/25" in capsys.readouterr().err

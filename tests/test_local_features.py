@@ -9,7 +9,8 @@ import pytest
 from image_files import encode
 from PIL import Image
 
-from tfrecords_tools.cleaning import local_features, verification
+from retrieval import local_features
+from tfrecords_tools.cleaning import verification
 from tfrecords_tools.conversion import images
 
 pytest.importorskip("cv2")
@@ -33,14 +34,14 @@ def turned(image, angle):
 def test_inliers_of_one_and_of_two_things():
     first, second = texture(1), texture(2)
     features = [
-        local_features.extract(encode(image, kind))
+        verification.extract(encode(image, kind))
         for image, kind in [(first, "PNG"), (turned(first, 30), "JPEG"), (second, "BMP")]
     ]
     assert features[0].descriptors.dtype == np.uint8
     assert len(features[0].points) == len(features[0].descriptors)
     assert local_features.count_inliers(features[0], features[1]) >= 100
     assert local_features.count_inliers(features[0], features[2]) < 10
-    blank = local_features.extract(encode(Image.new("RGB", (64, 64)), "PNG"))
+    blank = verification.extract(encode(Image.new("RGB", (64, 64)), "PNG"))
     assert blank.points.shape == (0, 2)
     assert local_features.count_inliers(features[0], blank) == 0
 
@@ -52,7 +53,7 @@ def test_grocery_photographs(shared):
         for row in csv.DictReader(file):
             by_label.setdefault(row["label"], []).append(shared / "data/grocery" / row["path"])
     features = [
-        (label, local_features.extract(path.read_bytes()))
+        (label, verification.extract(path.read_bytes()))
         for label, paths in list(by_label.items())[:4]
         for path in paths[:4]
     ]
@@ -67,7 +68,7 @@ def test_grocery_photographs(shared):
 def test_refused_images():
     for data in (b"", b"<html>", encode(texture(1), "JPEG")[:500]):
         with pytest.raises(images.RejectedImageError):
-            local_features.extract(data)
+            verification.extract(data)
 
 
 def test_two_matching_neighbors_verify(tmp_path):

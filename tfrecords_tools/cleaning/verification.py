@@ -14,8 +14,8 @@ import numpy as np
 
 import files
 from progress import Progress, ordered_map
-from tfrecords_tools.cleaning import local_features
-from tfrecords_tools.cleaning.local_features import Features
+from retrieval import local_features
+from retrieval.local_features import Features
 from tfrecords_tools.conversion import images
 
 NEIGHBORS = 10  # of the same label that an image is compared with
@@ -65,6 +65,22 @@ def verify(
     return verified, unreadable
 
 
+def extract(data: bytes) -> Features:
+    """Returns the local features of an encoded image.
+
+    Raises:
+        ImportError: without OpenCV.
+        images.RejectedImageError: the image is damaged, too large or of no known format.
+    """
+    cv2 = local_features.load_opencv()
+    inspection = images.inspect(data)
+    data = images.stored_bytes(data, inspection, quality=images.CONVERTED_QUALITY)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if pixels is None:
+        raise images.RejectedImageError(images.NOT_AN_IMAGE)
+    return local_features.extract(pixels)
+
+
 class _Cache:
     """The features of the images of one chunk, each extracted once."""
 
@@ -76,7 +92,7 @@ class _Cache:
     def __getitem__(self, row: int) -> Features | None:
         if row not in self._known:
             try:
-                self._known[row] = local_features.extract(files.read(self._paths[row]))
+                self._known[row] = extract(files.read(self._paths[row]))
             except (KeyError, OSError, ValueError, images.RejectedImageError):
                 self._known[row] = None
                 self.unreadable.add(row)

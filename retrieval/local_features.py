@@ -12,16 +12,14 @@ from types import ModuleType
 
 import numpy as np
 
-from tfrecords_tools.conversion import images
-
 # On the grocery photographs 30 inliers pass 0.07 % of random pairs of different products, 1.2 % of
 # the pairs that look most alike (the neighbour on the shelf), and 37 % of those of one product.
 INLIERS = 30
 
-_MAX_SIDE = 640
+MAX_SIDE = 640
 _MAX_FEATURES = 1000
 _RATIO = 0.8
-_PIXELS = 8.0  # largest error of an inlier, at _MAX_SIDE
+_PIXELS = 8.0  # largest error of an inlier, at MAX_SIDE
 _TRIALS = 1000
 _FEWEST = 4  # an affine map of 3 points always fits
 
@@ -39,26 +37,27 @@ class Features:
     descriptors: np.ndarray
 
 
-def extract(data: bytes) -> Features:
-    """Returns at most 1,000 SIFT features of an encoded image.
+NONE = Features(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8))
+
+
+def extract(pixels: np.ndarray) -> Features:
+    """Returns at most 1,000 SIFT features of a picture.
+
+    Args:
+        pixels: (H, W) uint8 grey values; what is larger than 640 pixels is shrunk first.
 
     Raises:
         ImportError: without OpenCV.
-        images.RejectedImageError: the image is damaged, too large or of no known format.
     """
     cv2 = load_opencv()
-    inspection = images.inspect(data)
-    data = images.stored_bytes(data, inspection, quality=images.CONVERTED_QUALITY)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
-    if pixels is None:
-        raise images.RejectedImageError(images.NOT_AN_IMAGE)
     height, width = pixels.shape
-    if max(width, height) > _MAX_SIDE:
-        size = images.shrunk_size(width, height, _MAX_SIDE)
+    shrink = MAX_SIDE / max(width, height)
+    if shrink < 1:
+        size = max(1, round(width * shrink)), max(1, round(height * shrink))
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     points, descriptors = cv2.SIFT_create(nfeatures=_MAX_FEATURES).detectAndCompute(pixels, None)
     if descriptors is None:
-        return Features(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8))
+        return NONE
     # SIFT's 128 numbers are integers of 0 to 255 in float32.
     return Features(cv2.KeyPoint_convert(points), descriptors.astype(np.uint8))
 
