@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training import updates
+from training import replicas, updates
 from training.optimizers import build_optimizer, build_schedule
 
 
@@ -121,7 +121,10 @@ def test_lamb_steps_by_the_norm_of_the_weights():
     assert (kernel, bias) == (pytest.approx(2.0 - 0.1 * 2.0), pytest.approx(2.0 - 0.1 * 2.0))
 
 
-def test_a_step_left_out_changes_nothing():
+@pytest.mark.parametrize("one_program", [False, True])
+def test_a_step_left_out_changes_nothing(monkeypatch, one_program):
+    """By a conditional, and by selects as on a TPU."""
+    monkeypatch.setattr(replicas, "is_one_program", lambda: one_program)
     variable, kept = tf.Variable([1.0, 2.0]), tf.Variable(5.0)
     optimizer = build_optimizer("adam", 0.1)
     update = updates.Update([(optimizer, [variable])], weight_decay=0.1)

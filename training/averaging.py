@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 import tensorflow as tf
 
+from training import replicas
+
 
 class WeightAverage:
     """A running average of variables, kept beside them on the devices.
@@ -50,22 +52,28 @@ class WeightAverage:
         """Whether there is an average yet."""
         return int(self.updates.numpy()) > 0
 
-    def update(self, strategy: tf.distribute.StrategyExtended, step: tf.Tensor) -> None:
-        """Averages after step number `step` (from 1 on); called where variables are updated."""
-        due = (step > self.first_step) & ((step - self.first_step) % self.every == 0)
-        tf.cond(due, lambda: self._move(strategy), lambda: None)
+    def update(
+        self, strategy: tf.distribute.Strategy, step: tf.Tensor, apply: tf.Tensor | bool = True
+    ) -> None:
+        """Averages after step number `step` (from 1 on), if it was applied and one is due."""
+        due = (step > self.first_step) & ((step - self.first_step) % self.every == 0) & apply
+        if replicas.is_one_program():  # a conditional would need the averages twice
+            self._move(strategy, due)
+        else:
+            tf.cond(due, lambda: self._move(strategy, True), lambda: None)
 
     def exchange(self, strategy: tf.distribute.Strategy) -> None:
         """Swaps weights and averages on every device; a second call swaps them back, exactly."""
         for weight, average in self.pairs:
             strategy.extended.update(weight, _swap, args=(average,))
 
-    def _move(self, strategy: tf.distribute.StrategyExtended) -> None:
-        share = 1.0 / tf.cast(self.updates + 1, tf.float32)
-        share = tf.maximum(1.0 - self.decay, share)
+    def _move(self, strategy: tf.distribute.Strategy, due: tf.Tensor | bool) -> None:
+        share = tf.maximum(1.0 - self.decay, 1.0 / tf.cast(self.updates + 1, tf.float32))
+        share = tf.where(due, share, 0.0)
         for weight, average in self.pairs:
             strategy.extended.update(average, _approach, args=(weight, share), group=False)
-        strategy.extended.update(self.updates, lambda v: v.assign_add(1), group=False)
+        one = tf.cast(due, tf.int32)
+        strategy.extended.update(self.updates, lambda v: v.assign_add(one), group=False)
 
 
 def _zeros_like(variable: tf.Variable) -> tf.Variable:

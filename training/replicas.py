@@ -94,3 +94,9 @@ def loops_may_hold_collectives() -> bool:
     false where TensorFlow joins the replicas' threads for it (MirroredStrategy).
     """
     return num_replicas() == 1 or tf.__internal__.distribute.strategy_supports_no_merge_call()
+
+
+def is_one_program() -> bool:
+    """Whether XLA compiles a replica's whole step into one program, as on TPU."""
+    no_merge = tf.__internal__.distribute.strategy_supports_no_merge_call()
+    return no_merge and tf.distribute.has_strategy()
