@@ -10,7 +10,9 @@ import os
 import random
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings, but no notes
+import tensorflow_wheels
+
+os.environ.update(tensorflow_wheels.environment())  # before TensorFlow is imported
 
 import keras
 import tensorflow as tf
@@ -23,9 +25,11 @@ from models.objectives import CosineSoftmaxObjective, Embedder
 from recipes import layout
 from recipes.schema import Augmentation, Member, Model, Recipe, Stage
 from recipes.settings import override
-from training import optimizers, replicas, stages, strategy
+from training import optimizers, replicas, stages, strategy, tpu
 from training.averaging import WeightAverage
 from training.hand_over import hand_over, headless_model
+from training.hosts import Hosts, distribute
+from training.probes import DeviceError
 from training.sharded_head import Rule, ShardedHead, ShardedObjective
 from training.trainer import Trainer
 
@@ -51,6 +55,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workdir", help="where everything goes (default: runs/RECIPE)")
     parser.add_argument(
         "--tpu", nargs="?", const="", help="the environment's TPU, or NAME, local, grpc://host:port"
+    )
+    parser.add_argument(
+        "--cpus", type=int, default=1, metavar="N", help="N replicas on one CPU, to try them out"
     )
     parser.add_argument(
         "--set",
@@ -167,8 +174,9 @@ def run_stage(where, recipe: Recipe, member: Member, stage: Stage, args) -> None
     images = pipeline.ImageSet(manifest, stage.data)
     seed = recipe.seed + member.seed
     made_with = {"model": dataclasses.asdict(member.model), "stage": dataclasses.asdict(stage)}
-    stages.record(directory, {**made_with, "seed": seed, "data": manifest.plan})
-    if tf.io.gfile.exists(model_path):
+    together = Hosts(where)
+    stages.record(directory, {**made_with, "seed": seed, "data": manifest.plan}, together)
+    if stages.is_finished(model_path, together):
         print(f"member {member.name} stage {stage.number}: finished before")
         return
     print(
@@ -185,20 +193,24 @@ def run_stage(where, recipe: Recipe, member: Member, stage: Stage, args) -> None
 
     square = ops.Square(stage.image_size, member.model.antialias)
 
+    size = {"square": square, "batch_size": stage.batch_size}
+
     def make_batches(first_step: int):
-        return pipeline.training_batches(
+        make = functools.partial(
+            pipeline.training_batches,
             images,
-            square=square,
-            batch_size=stage.batch_size,
+            **size,
             seed=seed,
             first_step=first_step,
             noisy_weight=stage.noisy_weight,
             **augmentation_ops(stage.augmentation),
         )
+        return distribute(where, lambda share: make(share=share))
 
     validation = None
     if images.num_validation_images:
-        validation = pipeline.validation_batches(images, square=square, batch_size=stage.batch_size)
+        make = functools.partial(pipeline.validation_batches, images, **size)
+        validation = distribute(where, lambda share: make(share=share))
     plan = stages.Plan(stage.number, stage.epochs * steps_per_epoch, steps_per_epoch)
     stages.run_stage(model_path, trainer, plan, make_batches, validation)
 
@@ -211,12 +223,13 @@ def main(argv: list[str] | None = None) -> int:
         args.workdir = args.workdir or os.path.join("runs", recipe.name)
         member = recipe.member(args.member)
         chosen = recipe.stages_of(member, args.stage)
-        keras.config.set_dtype_policy(strategy.precision_for(args.tpu))
-        where = strategy.make_strategy(args.tpu)
+        where = strategy.make_strategy(args.tpu, cpus=args.cpus)
+        tpu.check_paths(where, data=args.data)
+        keras.config.set_dtype_policy(strategy.precision_for(where))
         print(f"recipe {recipe.name}: {strategy.describe(where)}", flush=True)
         for stage in chosen:
             run_stage(where, recipe, member, stage, args)
-    except (ValueError, FileNotFoundError, FloatingPointError, strategy.NoTPUError) as error:
+    except (ValueError, FileNotFoundError, FloatingPointError, DeviceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except tf.errors.DataLossError:  # any other way on would move all later images

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline import examples, ops, order, schema
+from input_pipeline import examples, ops, schema, shares
 from input_pipeline.class_weights import clean_class_weights, total_class_weights
+from input_pipeline.shares import Share
 
 TRAINING_SPLITS = {
     "clean": (schema.TRAIN_CLEAN,),
@@ -95,6 +96,7 @@ def training_batches(
     noisy_weight: float = 1.0,
     augmentation: Sequence[ops.Op] = (),
     crop: ops.Op | None = None,
+    share: Share | None = None,
 ) -> tf.data.Dataset:
     """Endless batches, epoch after epoch, each in an order of its own.
 
@@ -102,7 +104,7 @@ def training_batches(
     the position. A batch is B consecutive positions, whatever they hold: an image that does not
     decode keeps its place with weight 0. So a run that starts at `first_step` sees exactly what an
     uninterrupted one sees from there, and what it reads before the first batch does not grow with
-    the step; see `order`.
+    the step; see `order`. Neither does a batch depend on the number of hosts; see `shares`.
 
     Args:
         images: the set.
@@ -113,27 +115,29 @@ def training_batches(
         noisy_weight: loss weight of an image outside the clean set.
         augmentation: ops on the resized image.
         crop: an op on the image as decoded.
+        share: this host's rows of each batch; None for whole batches.
 
     Returns:
-        Dataset of (image uint8 `(B, S, S, 3)`, label int32 `(B,)`, weight float32 `(B,)`). With
-        several squares S is not part of the static shape, and a function compiled for a batch is
-        compiled once for each.
+        Dataset of (image uint8 `(B, S, S, 3)`, label int32 `(B,)`, weight float32 `(B,)`), or of a
+        share's pieces, that many for each step. With several squares S is not part of the static
+        shape, and a function compiled for a batch is compiled once for each.
 
     Raises:
-        ValueError: fewer images than one batch.
+        ValueError: fewer images than one batch, or a batch that cannot be shared equally.
     """
-    steps_per_epoch = images.num_images // batch_size
-    if steps_per_epoch == 0:
+    share = share or Share()
+    if images.num_images < batch_size:
         raise ValueError(
             f"expected at least one batch of {batch_size} training images in "
             f"{images.manifest.directory}. Received: {images.num_images}"
         )
-    records = order.shuffled_records(
+    records = shares.training_records(
         images.shard_paths(),
         images.shard_counts(),
         seed=seed,
-        images_per_epoch=steps_per_epoch * batch_size,
-        first=first_step * batch_size,
+        batch_size=batch_size,
+        first_step=first_step,
+        share=share,
     )
     if isinstance(square, ops.Square):
         resize = ops.resize(square)
@@ -142,10 +146,15 @@ def training_batches(
     chain = [*([crop] if crop else []), resize, *augmentation]
     chain += images.labelling(noisy_weight)
     prepared = examples.prepare(records, chain, blank_label=images.first_label)
-    return prepared.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    batches = prepared.batch(share.piece_size(batch_size), drop_remainder=True)
+    # Hosts that know this need not ask each other before each step whether a batch is left.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return batches.apply(endless).prefetch(tf.data.AUTOTUNE)
 
 
-def validation_batches(images: ImageSet, *, square: ops.Square, batch_size: int) -> tf.data.Dataset:
+def validation_batches(
+    images: ImageSet, *, square: ops.Square, batch_size: int, share: Share | None = None
+) -> tf.data.Dataset:
     """The validation images once, in order, unweighted.
 
     The last batch is filled up with weight 0, so that shapes are static and every image counts
@@ -155,19 +164,23 @@ def validation_batches(images: ImageSet, *, square: ops.Square, batch_size: int)
         images: the set whose labels are wanted.
         square: the resize to S × S pixels.
         batch_size: global batch B.
+        share: this host's rows of each batch; None for whole batches.
 
     Returns:
-        Dataset of (image uint8 `(B, S, S, 3)`, label int32 `(B,)`, weight float32 `(B,)`).
+        Dataset of (image uint8 `(B, S, S, 3)`, label int32 `(B,)`, weight float32 `(B,)`), or of a
+        share's pieces, on every host equally many.
     """
+    share = share or Share()
+    size = share.piece_size(batch_size)
     paths = images.manifest.shard_paths(schema.VALIDATION)
     ones = tf.ones((images.num_classes,))
     chain = [ops.resize(square), ops.map_label(images.label_table()), ops.weigh(ones)]
-    records = tf.data.TFRecordDataset(
-        paths, buffer_size=order.READ_BUFFER, num_parallel_reads=tf.data.AUTOTUNE
-    ).map(lambda serialized: {"serialized": serialized})
+    records = shares.validation_records(paths, batch_size=batch_size, share=share)
     prepared = examples.prepare(records, chain, blank_label=images.first_label)
-    batches = prepared.batch(batch_size).map(lambda *batch: _fill_up(batch, batch_size))
-    return batches.prefetch(tf.data.AUTOTUNE)
+    batches = prepared.batch(size).map(lambda *batch: _fill_up(batch, size))
+    filling = tf.data.Dataset.from_tensors(_filling(batches)).repeat()
+    steps = -(-images.num_validation_images // batch_size)
+    return batches.concatenate(filling).take(steps * share.pieces).prefetch(tf.data.AUTOTUNE)
 
 
 def _resize_batchwise(squares: Sequence[ops.Square], batch_size: int) -> ops.Op:
@@ -185,6 +198,11 @@ def _resize_batchwise(squares: Sequence[ops.Square], batch_size: int) -> ops.Op:
         return {**features, "image": image}
 
     return op
+
+
+def _filling(batches: tf.data.Dataset) -> tuple[tf.Tensor, ...]:
+    """Returns a batch of black images that count for nothing."""
+    return tuple(tf.zeros(spec.shape, spec.dtype) for spec in batches.element_spec)
 
 
 def _fill_up(batch: Sequence[tf.Tensor], batch_size: int) -> tuple[tf.Tensor, ...]:

@@ -102,6 +102,22 @@ class Reporter:
                 tf.summary.scalar(f"{event}/{name}", value, step=step)
 
 
+class Silence:
+    """A `Reporter` that writes nothing: that of all hosts but the first."""
+
+    def __init__(self, *args, **options):
+        """Takes what a `Reporter` takes."""
+
+    def train(self, step: int, result: dict[str, float], learning_rate: float) -> None:
+        """Reports nothing."""
+
+    def validation(self, step: int, result: dict[str, float]) -> None:
+        """Reports nothing."""
+
+    def close(self) -> None:
+        """Has nothing to close."""
+
+
 def read_log(path: str) -> list[dict[str, Any]]:
     """Returns the rows of a JSON-lines log, without a last line that was cut off."""
     if not tf.io.gfile.exists(path):

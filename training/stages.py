@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import keras
 import tensorflow as tf
@@ -13,10 +13,12 @@ import tensorflow as tf
 import files
 from training import reporting
 from training.checkpoints import Checkpoints
+from training.hosts import Hosts
 from training.trainer import Trainer
 
 RECORD_NAME = "stage.json"
 MIN_CHECKPOINT_SECONDS = 10.0
+SHARED_WORKDIR = "--workdir must be a folder that all of them see, in a bucket or on a shared disk"
 
 
 class StoppedError(Exception):
@@ -52,8 +54,8 @@ def run_stage(
     model_path: str,
     trainer: Trainer,
     plan: Plan,
-    make_batches: Callable[[int], tf.data.Dataset],
-    validation: tf.data.Dataset | None = None,
+    make_batches: Callable[[int], Iterable],
+    validation: Iterable | None = None,
 ) -> None:
     """Trains a stage to its end and writes its model.
 
@@ -61,8 +63,8 @@ def run_stage(
         model_path: of the finished model; log and checkpoints lie in the same folder.
         trainer: with the model and the optimizer of this stage.
         plan: see `Plan`.
-        make_batches: first step → endless training batches from there.
-        validation: passed over after each epoch.
+        make_batches: first step → endless distributed training batches from there.
+        validation: distributed batches, passed over after each epoch.
 
     Raises:
         StoppedError: a signal asked for it; everything is saved.
@@ -72,9 +74,12 @@ def run_stage(
         os.path.join(directory, "checkpoints"), trainer.checkpoint_variables(), trainer.optimizer
     )
     first_step = checkpoints.restore() or 0
+    together = Hosts(trainer.strategy)
+    together.check_same(first_step, "checkpoints", SHARED_WORKDIR)
     if first_step:
         print(f"stage {plan.stage}: goes on from the checkpoint of step {first_step}", flush=True)
-    reporter = reporting.Reporter(
+    make_reporter = reporting.Reporter if together.is_chief else reporting.Silence
+    reporter = make_reporter(
         directory,
         stage=plan.stage,
         total_steps=plan.total_steps,
@@ -82,34 +87,36 @@ def run_stage(
         first_step=first_step,
         batch_size=trainer.global_batch_size,
     )
-    distribute = trainer.strategy.experimental_distribute_dataset
-    batches = iter(distribute(make_batches(first_step)))
-    validation = distribute(validation) if validation is not None else None
+    batches = iter(make_batches(first_step))
     with _StopSignal() as stop:
         _train(trainer, plan, batches, validation, reporter, checkpoints, stop)
     reporter.close()
     with trainer.averaged_weights():
-        if trainer.head is not None:
-            trainer.head.save(directory)
-        save_model(trainer.model, model_path)
-    if stop.asked:
+        if together.is_chief:
+            if trainer.head is not None:
+                trainer.head.save(directory)
+            save_model(trainer.model, model_path)
+    if any(together.gather(stop.asked)):  # and until here the others wait for the model
         raise StoppedError(f"stage {plan.stage} is finished")
 
 
 def _train(trainer, plan, batches, validation, reporter, checkpoints, stop) -> None:
-    due = time.monotonic()
+    due, together = time.monotonic(), Hosts(trainer.strategy)
     while trainer.step < plan.total_steps:
         steps = plan.next_stop(trainer.step) - trainer.step
         result = trainer.train(batches, steps)
         reporter.train(trainer.step, result, trainer.learning_rate)
         if validation is not None and trainer.step % plan.steps_per_epoch == 0:
             reporter.validation(trainer.step, trainer.evaluate(validation))
-        if time.monotonic() >= due or stop.asked or trainer.step >= plan.total_steps:
+        asked = any(together.gather(stop.asked))
+        is_due = time.monotonic() >= due or asked or trainer.step >= plan.total_steps
+        if is_due and together.is_chief:
             started = time.monotonic()
             checkpoints.save()
             took = time.monotonic() - started
             due = time.monotonic() + max(MIN_CHECKPOINT_SECONDS, took / plan.checkpoint_share)
-        if stop.asked and trainer.step < plan.total_steps:
+        if asked and trainer.step < plan.total_steps:
+            together.wait()  # a host that ends early would end the others while they save
             raise StoppedError(f"stage {plan.stage} is saved at step {trainer.step}")
 
 
@@ -120,18 +127,31 @@ def save_model(model: keras.Model, path: str) -> None:
     tf.io.gfile.rename(partial, path, overwrite=True)
 
 
-def record(directory: str, made_with: dict) -> None:
+def is_finished(model_path: str, together: Hosts) -> bool:
+    """Whether the model of a stage is there.
+
+    Raises:
+        ValueError: only some of the hosts see it.
+    """
+    is_there = tf.io.gfile.exists(model_path)
+    together.check_same(is_there, "finished models", SHARED_WORKDIR)
+    return is_there
+
+
+def record(directory: str, made_with: dict, together: Hosts) -> None:
     """Writes what a stage is made with, or checks it against what was written before.
 
     Args:
         directory: the stage's folder.
         made_with: the recipe's tables and the data's digest; JSON values.
+        together: all hosts, which must train the same; the chief writes.
 
     Raises:
         ValueError: the folder holds a stage made with something else.
     """
     path = os.path.join(directory, RECORD_NAME)
     made_with = json.loads(json.dumps(made_with))
+    together.check_same(made_with, "recipes or data", "start the same command on all of them")
     if tf.io.gfile.exists(path):
         with tf.io.gfile.GFile(path) as file:
             before = json.load(file)["made_with"]
@@ -141,6 +161,8 @@ def record(directory: str, made_with: dict) -> None:
                 f"{directory} was begun with another {' and '.join(changed)}. Take another "
                 "--workdir, or remove that folder to start the stage anew"
             )
+        return
+    if not together.is_chief:
         return
     tf.io.gfile.makedirs(directory)
     text = json.dumps({"made_with": made_with, "environment": reporting.environment()}, indent=1)

@@ -1,87 +1,108 @@
-"""Where the training runs: a TPU, the GPUs, or this CPU."""
-
-import socket
-import urllib.error
-import urllib.parse
+"""Where the training runs: a TPU, the GPUs, several hosts, several CPUs, or this CPU."""
 
 import keras
 import tensorflow as tf
 
+from training import hosts, tpu
+from training.probes import DeviceError
 
-class NoTPUError(RuntimeError):
-    """`--tpu` was given and no TPU answers; the message says what to do next."""
+# bfloat16 is native from this compute capability on (Ampere). Below it float16 would need the
+# loss to be scaled, so float32 is what trains the same.
+BFLOAT16_CAPABILITY = (8, 0)
 
 
-def make_strategy(tpu: str | None = None) -> tf.distribute.Strategy:
+def make_strategy(tpu_name: str | None = None, *, cpus: int = 1) -> tf.distribute.Strategy:
     """Returns the strategy for the devices at hand.
 
+    Has to come before anything else runs on a device, if there are several hosts or CPUs.
+
     Args:
-        tpu: None for GPU or CPU; "" for the environment's TPU (Colab, Kaggle, TPU VM); else a
-            name, "local" or "grpc://host:port".
+        tpu_name: None for GPU or CPU; otherwise see `tpu.make_strategy`.
+        cpus: logical devices that this CPU is cut into, to see what as many replicas do.
 
     Returns:
-        TPUStrategy, MirroredStrategy over several GPUs, or the default strategy of one device.
+        TPUStrategy; MultiWorkerMirroredStrategy, where TF_CONFIG names several hosts;
+        MirroredStrategy over the GPUs or the logical CPUs; or the default one of one device.
 
     Raises:
-        NoTPUError: `tpu` was given and there is none.
+        DeviceError: what was asked for is not there.
     """
-    if tpu is not None:
-        return _tpu_strategy(tpu)
+    if cpus < 1:
+        raise DeviceError(f"--cpus: expected at least 1. Received: {cpus}")
+    if tpu_name is not None:
+        if cpus > 1:
+            raise DeviceError("expected --tpu or --cpus. Received: both")
+        return tpu.make_strategy(tpu_name)
+    if hosts.cluster_size() > 1:
+        if cpus > 1:
+            raise DeviceError("expected --cpus or the hosts of TF_CONFIG. Received: both")
+        return hosts.make_strategy()
+    if cpus > 1:
+        return _over_cpus(cpus)
     if len(tf.config.list_physical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
 
 
+def precision_for(strategy: tf.distribute.Strategy) -> str:
+    """Returns the Keras dtype policy: mixed_bfloat16 where bfloat16 is native, else float32."""
+    kind = _kind(strategy)
+    if kind == "GPU":
+        found = [details.get("compute_capability", (0, 0)) for details in _gpu_details()]
+        return "mixed_bfloat16" if min(found) >= BFLOAT16_CAPABILITY else "float32"
+    return "mixed_bfloat16" if kind == "TPU" else "float32"
+
+
 def describe(strategy: tf.distribute.Strategy) -> str:
-    """Returns the first line of the output: which devices, how many replicas, which precision."""
-    devices = tf.config.list_logical_devices()
-    kind = next((k for k in ("TPU", "GPU") if any(d.device_type == k for d in devices)), "CPU")
-    replicas = strategy.num_replicas_in_sync
-    precision = keras.config.dtype_policy().name
-    return f"{kind}, {replicas} replica{'s' if replicas > 1 else ''}, {precision}"
+    """Returns the first line of the output: devices, replicas, hosts, precision, TensorFlow."""
+    kind = _kind(strategy)
+    if kind == "GPU":
+        names = {details.get("device_name", "GPU") for details in _gpu_details()}
+        kind = f"GPU ({', '.join(sorted(names))})"
+    count = num_hosts(strategy)
+    return (
+        f"{kind}, {_count(strategy.num_replicas_in_sync, 'replica')}, {_count(count, 'host')}, "
+        f"{keras.config.dtype_policy().name}, TensorFlow {tf.__version__}"
+    )
 
 
-def precision_for(tpu: str | None) -> str:
-    """Returns the Keras dtype policy: bfloat16 on a TPU, where it is native, else float32."""
-    return "float32" if tpu is None else "mixed_bfloat16"
+def num_hosts(strategy: tf.distribute.Strategy) -> int:
+    """Returns how many machines, or processes of TF_CONFIG, hold the replicas."""
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        return strategy.extended.num_hosts
+    return hosts.Hosts(strategy).count
 
 
-def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
-    _check_address(tpu)
+def _over_cpus(count: int) -> tf.distribute.Strategy:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    logical = [tf.config.LogicalDeviceConfiguration()] * count
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
-    except (ValueError, urllib.error.URLError, OSError) as error:
-        wanted = f"a TPU named {tpu!r}" if tpu else "the environment's TPU"
-        raise NoTPUError(
-            f"--tpu: expected {wanted}; found none ({_first_line(error)}). On Colab or Kaggle "
-            "choose a TPU runtime, on a TPU VM give --tpu local; without --tpu the run takes the "
-            "GPU or the CPU"
+        if len(tf.config.get_logical_device_configuration(cpu) or ()) < count:
+            tf.config.set_logical_device_configuration(cpu, logical)
+    except RuntimeError:
+        raise DeviceError(
+            f"--cpus {count}: the CPU of this process is in use as one device; start a new process"
         ) from None
-    try:
-        if tpu != "local":
-            tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (tf.errors.OpError, RuntimeError) as error:
-        raise NoTPUError(
-            f"--tpu {tpu}: the TPU system did not start ({_first_line(error)}). Install the [tpu] "
-            "extra, which brings tensorflow-tpu and a libtpu that fits, and run on a TPU VM"
-        ) from None
-    return tf.distribute.TPUStrategy(resolver)
+    # Sums in a fixed order, without the threads that collectives need for each replica.
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{number}" for number in range(count)],
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
 
 
-def _check_address(tpu: str) -> None:
-    """Probes a grpc:// address first: connecting to one where nobody listens hangs."""
-    if "://" not in tpu:
-        return
-    address = urllib.parse.urlsplit(tpu)
-    try:
-        socket.create_connection((address.hostname, address.port or 8470), timeout=5).close()
-    except OSError as error:
-        raise NoTPUError(
-            f"--tpu {tpu}: nobody answers at that address ({error}). Check that the TPU is "
-            "running and that this machine is in its network"
-        ) from None
+def _kind(strategy: tf.distribute.Strategy) -> str:
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        return "TPU"
+    mirrored = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
+    if isinstance(strategy, mirrored):
+        return "GPU" if "GPU" in strategy.extended.worker_devices[0] else "CPU"
+    return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _gpu_details() -> list[dict]:
+    gpus = tf.config.list_physical_devices("GPU")
+    return [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
