@@ -1,7 +1,7 @@
 """The files of an embeddings directory, and how all of them are replaced as one.
 
-New files are written under temporary names; the manifest's comes last, and from then on the new
-state counts: what a killed process has not renamed, the next one that opens the directory renames.
+New files are written under temporary names, the manifest last, as `pending.json`. From then on the
+new state counts: what a killed process has not renamed, the next one that opens the directory does.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ FORMAT = "waymark-embeddings"
 VERSION = 2  # 1 had float32 only, no loss and no checksums
 VECTORS_NAME, IDS_NAME, MANIFEST_NAME = "embeddings.npy", "ids.txt", "manifest.json"
 SCALES_NAME = "scales.npy"  # of int8 only
-# Renamed in this order; the manifest makes the directory complete.
-_NAMES = (VECTORS_NAME, IDS_NAME, SCALES_NAME, MANIFEST_NAME)
+_PENDING_NAME = "pending.json"
+_DATA_NAMES = (VECTORS_NAME, IDS_NAME, SCALES_NAME)
 
 
 def partial(directory: str, name: str) -> str:
@@ -33,7 +33,7 @@ def commit(directory: str, manifest: dict) -> None:
         manifest: of the new files.
     """
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    files.write_text(partial(directory, MANIFEST_NAME), text)
+    files.write_text(os.path.join(directory, _PENDING_NAME), text)
     files.remove(os.path.join(directory, MANIFEST_NAME))
     _rename(directory)
     if manifest["dtype"] != "int8":
@@ -43,22 +43,25 @@ def commit(directory: str, manifest: dict) -> None:
 def complete(directory: str) -> None:
     """Ends a replacement that was interrupted after its files were complete."""
     finished = files.exists(os.path.join(directory, MANIFEST_NAME))
-    if not finished and files.exists(partial(directory, MANIFEST_NAME)):
+    if not finished and files.exists(os.path.join(directory, _PENDING_NAME)):
         _rename(directory)
 
 
 def discard(directory: str) -> None:
     """Removes what is not complete."""
-    for name in reversed(_NAMES):
+    files.remove(os.path.join(directory, _PENDING_NAME))
+    for name in _DATA_NAMES:
         files.remove(partial(directory, name))
 
 
 def _rename(directory: str) -> None:
-    for name in _NAMES:
+    pairs = [(partial(directory, name), name) for name in _DATA_NAMES]
+    # The manifest makes the directory complete.
+    for source, name in [*pairs, (os.path.join(directory, _PENDING_NAME), MANIFEST_NAME)]:
         # Another process may be completing the same directory.
         with contextlib.suppress(FileNotFoundError):
-            if files.exists(partial(directory, name)):
-                files.rename(partial(directory, name), os.path.join(directory, name))
+            if files.exists(source):
+                files.rename(source, os.path.join(directory, name))
 
 
 def read_manifest(directory: str) -> dict:

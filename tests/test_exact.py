@@ -1,5 +1,6 @@
 """Exact search against a full sort of all similarities."""
 
+import os
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -186,6 +187,22 @@ def test_reads_a_memory_map_and_unusual_layouts(tmp_path):
     for layout in (mapped, np.asfortranarray(vectors)):
         positions, _ = ExactSearcher(layout).search(np.asfortranarray(queries), 5)
         np.testing.assert_array_equal(positions, expected)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
+def test_a_memory_map_leaves_no_pages_in_memory(tmp_path):
+    def mapped_kb():
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("RssFile"))
+
+    np.save(tmp_path / "vectors.npy", units(np.random.default_rng(10), 250_000, 64))  # 64 MB
+    vectors = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    before = mapped_kb()
+    vectors.sum()
+    assert mapped_kb() - before > 50_000
+    ExactSearcher(vectors, memory_mb=8).search(np.array(vectors[:3]), 5)
+    # Libraries loaded meanwhile are mapped as well.
+    assert mapped_kb() - before < 20_000
 
 
 def test_inner_product_ranks_like_the_euclidean_distance_for_equal_norms():
