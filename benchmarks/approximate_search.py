@@ -268,7 +268,9 @@ def measure_memory(dimension: int, args: argparse.Namespace) -> None:
         parameters = dataclasses.replace(suggested, training=training)
         start = time.monotonic()
         with Anonymous() as memory:
-            searcher = ScannSearcher(vectors, parameters=parameters, threads=args.threads)
+            searcher = ScannSearcher(
+                vectors, parameters=parameters, threads=args.threads, memory_mb=args.memory_mb
+            )
         seconds, kept = time.monotonic() - start, _anonymous()
         saved = os.path.join(folder, "scann")
         searcher.save(saved)
@@ -299,6 +301,7 @@ def main(argv: list[str] | None = None) -> int:
         default=0.33,
         help="share of the rows that are trained on with --memory (250,000 of 760,000: 0.33)",
     )
+    parser.add_argument("--memory-mb", type=int, default=8192, help="limit of --memory")
     parser.add_argument("--folder", help="for the memory map")
     args = parser.parse_args(argv)
     for dimension in args.dimensions:

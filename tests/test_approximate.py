@@ -167,6 +167,25 @@ def test_a_saved_searcher_answers_as_before(parameters, tmp_path):
         ScannSearcher.load(str(tmp_path / "nothing"), vectors, parameters)
 
 
+@pytest.mark.parametrize("soar", [False, True])
+def test_little_memory_builds_of_a_sample_and_adds_the_rest(soar, tmp_path):
+    vectors, queries = clusters(6000, 64)
+    everything = Parameters(
+        leaves=40, leaves_to_search=40, candidates=50, soar=soar, rescoring="float32"
+    )
+    # 1 MiB is for 975 rows; 2,000 are the fewest.
+    searcher = ScannSearcher(vectors[:5500], parameters=everything, memory_mb=1)
+    assert sorted(searcher._order[:2000]) == searcher._order[:2000].tolist()
+    assert searcher._order[:2000].max() > 5000  # drawn from all rows
+    searcher.save(str(tmp_path / "scann"))
+    loaded = ScannSearcher.load(str(tmp_path / "scann"), vectors[:5500], everything)
+    for each in (searcher, loaded):
+        each.add(vectors)
+        each.remove(np.arange(10))
+        expected = 10 + ExactSearcher(vectors[10:]).search(queries, 20)[0]
+        np.testing.assert_array_equal(each.search(queries, 20)[0], expected)
+
+
 def test_building_leaves_stderr_alone(capfd):
     ScannSearcher(clusters(1500, 4)[0], k=10)
     assert capfd.readouterr().err == ""
