@@ -148,7 +148,13 @@ def export_ensemble(job: Job) -> None:
     job.run("export", "export/savedmodel.py", command.main, argv, info, *trained)
 
 
-def score(job: Job, name: str, members: Sequence[tuple[Member, int]], search: str) -> dict:
+def score(
+    job: Job,
+    name: str,
+    members: Sequence[tuple[Member, int]],
+    search: str,
+    steps: Sequence[str] = (),
+) -> dict:
     """Returns mAP@100, recall@1 and GAP of a member or an ensemble with one kind of search."""
     from eval import gap as gap_command
     from eval import mean_ap as map_command
@@ -157,7 +163,7 @@ def score(job: Job, name: str, members: Sequence[tuple[Member, int]], search: st
     common = [word for part in ("index", "query") for word in _folders(part, folders)]
     if len(members) > 1:
         common += ["--weights", *(str(member.weight) for member, _ in members)]
-    common += ["--search", search]
+    common += ["--search", search, *_steps(steps)]
     inputs = [os.path.join(f, p, "manifest.json") for f in folders for p in ("index", "query")]
     result = {}
     for metric, command, table, more in (
@@ -177,6 +183,10 @@ def _folders(part: str, folders: Sequence[str]) -> list[str]:
     return [f"--{part}", *(os.path.join(folder, part) for folder in folders)]
 
 
+def _steps(steps: Sequence[str]) -> list[str]:
+    return ["--steps", *steps] if steps else []
+
+
 def score_all(job: Job) -> list[dict]:
     """Returns the rows of the results: each member's stages and the ensemble, both searches."""
     entries = []
@@ -188,12 +198,15 @@ def score_all(job: Job) -> list[dict]:
                 "stage": stage.number,
                 "pixels": stage.export_size or stage.image_size,
             }
-            entries.append((name, about, [(member, stage.number)]))
+            entries.append((name, about, [(member, stage.number)], ()))
     everyone = [(member, member.last_stage) for member in job.recipe.members]
-    entries.append(("ensemble", {"member": "ensemble", "stage": None, "pixels": None}, everyone))
+    about = {"member": "ensemble", "stage": None, "pixels": None}
+    entries.append(("ensemble", about, everyone, ()))
+    if steps := job.recipe.post_processing:
+        entries.append(("post-processed", about, everyone, steps))
     return [
-        {"name": name, **about, "search": search, **score(job, name, members, search)}
-        for name, about, members in entries
+        {"name": name, **about, "search": search, **score(job, name, members, search, steps)}
+        for name, about, members, steps in entries
         for search in SEARCHES
     ]
 
@@ -210,7 +223,7 @@ def rank(job: Job) -> str:
     argv += ["--weights", *(str(member.weight) for member in job.recipe.members)]
     output = job.path("rankings.csv")
     inputs = [os.path.join(folder, "query", "manifest.json") for folder in folders]
-    argv += ["--search", "exact", "--output", output]
+    argv += ["--search", "exact", "--output", output, *_steps(job.recipe.post_processing)]
     job.run("evaluate", "retrieval/search.py", command.main, argv, output, *inputs)
     return output
 

@@ -290,12 +290,15 @@ class Recipe:
         members: the networks; the first is the default of `--member`.
         stages: the stages in order.
         seed: order of the images, initial weights, augmentation.
+        post_processing: what comes between the ensemble's embeddings and its answers, in order, as
+            texts of `retrieval.steps`: "expand_queries:rule=alpha,top=10", "k_reciprocal".
     """
 
     name: str
     members: tuple[Member, ...]
     stages: tuple[Stage, ...]
     seed: int = 0
+    post_processing: tuple[str, ...] = ()
 
     def __post_init__(self):
         numbers = [stage.number for stage in self.stages]

@@ -18,6 +18,7 @@ from conftest import ROOT
 ARROWS = {
     "train": ["recipes", "training", "models", "input_pipeline"],
     "end_to_end": None,  # everything
+    "tools": ["recipes", "training", "models", "input_pipeline", "train"],
     "training": ["models", "input_pipeline"],
     "tfrecords_tools": ["input_pipeline.schema", "input_pipeline.records", "retrieval"],
     "export": ["recipes", "models", "input_pipeline", "retrieval.embeddings"],
@@ -31,9 +32,10 @@ ARROWS = {
     "files": [],
     "jobs": [],
     "progress": [],
+    "tensorflow_wheels": [],
 }
-# Tables, paths, work on all cores, rate and time left.
-EVERYWHERE = ["columns", "files", "jobs", "progress"]
+# Tables, paths, work on all cores, rate and time left, a look at TensorFlow before its import.
+EVERYWHERE = ["columns", "files", "jobs", "progress", "tensorflow_wheels"]
 NOT_IMPORTED = ("tests", "benchmarks", "notebooks", "docs")
 # tensorflow_datasets, keras_cv, tf_keras and efficientnet load TensorFlow themselves.
 LOADS_TENSORFLOW = ("tensorflow", "keras", "tf_keras", "efficientnet")

@@ -7,6 +7,7 @@ import pytest
 import recipes
 from recipes.schema import Augmentation, Member, Model, Recipe, Stage
 from recipes.settings import override
+from retrieval import steps
 
 
 @pytest.mark.parametrize("name", recipes.NAMES)
@@ -17,6 +18,12 @@ def test_every_recipe_loads_and_tells_its_story(name):
     assert "Command:" in story
     for member in recipe.members:
         assert len(recipe.stages_of(member, "all")) == member.last_stage
+
+
+@pytest.mark.parametrize("name", recipes.NAMES)
+def test_post_processing_is_understood(name):
+    for text in recipes.load(name).post_processing:
+        steps.parse(text)
 
 
 def test_the_winners_stages_and_members():
