@@ -14,7 +14,6 @@ from training.hand_over import hand_over
 from training.optimizers import build_optimizer
 from training.replicas import replica_id
 from training.sharded_head import Rule, ShardedHead, ShardedObjective
-from training.sharded_tensor import ShardedTensor, make_shards
 
 RULES = [
     {"scale": 10.0},
@@ -198,5 +197,6 @@ def test_what_cannot_be_sharded_is_refused():
         Rule(margin="sphereface")
     with pytest.raises(ValueError, match="Received: 'dynamic'"):
         Rule(scale="dynamic")
-    with pytest.raises(ValueError, match="Received: 1 of 4 rows"):
-        ShardedTensor(make_shards(strategy, 4, 2), 5)
+    workers = tf.distribute.MultiWorkerMirroredStrategy()
+    with pytest.raises(ValueError, match="Received: MultiWorkerMirroredStrategy"):
+        ShardedHead(workers, 5, 2, build_optimizer("sgd", 0.1))

@@ -80,6 +80,12 @@ def gather(values: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(gathered, (values.shape[0] * num_replicas(), *values.shape[1:]))
 
 
+def own_part(values: tf.Tensor) -> tf.Tensor:
+    """Returns this replica's `(b,)` of what `gather` would give, `(R·b,)`."""
+    # Not a slice, whose bounds XLA wants to know when it compiles.
+    return tf.gather(tf.reshape(values, (num_replicas(), -1)), replica_id())
+
+
 def add_up(values):
     """Returns the sums of a structure of tensors over the replicas."""
     if num_replicas() == 1:

@@ -32,7 +32,8 @@ class ShardedHead:
         seed: of the initial centres, which do not depend on the number of replicas.
 
     Raises:
-        ValueError: LAMB, whose rate depends on the norm of the whole matrix.
+        ValueError: LAMB, whose rate depends on the norm of the whole matrix; workers with a
+            process each, of which none could save all centres.
     """
 
     def __init__(
@@ -47,6 +48,11 @@ class ShardedHead:
             raise ValueError(
                 "a sharded head: expected an optimizer that works entry by entry (sgd, adam, "
                 "adamw). Received: lamb"
+            )
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            raise ValueError(
+                "a sharded head: expected all replicas in one process, which saves the centres, as "
+                "TPUs and one machine have it. Received: MultiWorkerMirroredStrategy"
             )
         self.strategy = strategy
         self.num_classes = num_classes
@@ -206,9 +212,7 @@ class ShardedObjective:
             "correct": tf.cast(beaten == 0, tf.float32),
             "target_cosine": own_cosines,
         }
-        first = replicas.replica_id() * images.shape[0]
-        mine = {name: values[first : first + images.shape[0]] for name, values in outputs.items()}
-        return {**mine, "scale": scale}
+        return {**{name: replicas.own_part(v) for name, v in outputs.items()}, "scale": scale}
 
     def _losses(self, cosines, other, own_cosines, scale):
         """Returns `(B,)` cross entropies; the largest exponent is 0, as a cosine is at most 1."""

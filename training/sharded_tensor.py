@@ -39,21 +39,12 @@ class ShardedTensor(tf.__internal__.tracking.Trackable):
     Args:
         variable: of `make_shards`, or a slot of an optimizer beside it.
         rows: of the whole matrix.
-
-    Raises:
-        ValueError: this process does not hold all shards.
     """
 
     def __init__(self, variable: tf.Variable, rows: int):
         self.rows = rows
         self._shards = list(getattr(variable, "values", [variable]))
         size = variable.shape[0]
-        if len(self._shards) * size < rows:
-            raise ValueError(
-                f"a sharded head: expected all replicas in one process, which saves its {rows} "
-                f"rows, as TPUs and one machine have it. Received: {len(self._shards)} of {size} "
-                "rows"
-            )
         starts = [size * number for number in range(len(self._shards))]
         self._spans = [(start, min(size, rows - start)) for start in starts]
 
