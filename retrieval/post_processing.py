@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from retrieval import (
+    covariance,
     diffusion,
     expansion,
     geometric,
@@ -100,6 +101,16 @@ def pca(state: State, *, dimension: int, whiten: float = 0.0, fit_on: str = "ind
     }
     _check_choice("fit_on", fit_on, tuple(sets))
     return _transformed(state, transforms.fit_pca(sets[fit_on](), dimension, whiten=whiten))
+
+
+def learned_whitening(state: State, *, dimension: int, shrinkage: float = 0.0) -> State:
+    """Whitening to `dimension`, learned from the pairs of one class in the labelled set."""
+    reference = state.labelled()
+    pairs = covariance.within_class_pairs(reference.classes)
+    fitted = transforms.fit_learned_whitening(
+        reference.vectors, *pairs, dimension, shrinkage=shrinkage
+    )
+    return _transformed(state, fitted)
 
 
 def power(state: State, *, exponent: float = 0.5) -> State:
@@ -199,6 +210,7 @@ def geometric_step(state: State, *, candidates: int = 20, inliers: int = 10) -> 
 STEPS: dict[str, Callable[..., State]] = {
     "transform": transform,
     "pca": pca,
+    "learned_whitening": learned_whitening,
     "power": power,
     "expand_queries": expand_queries,
     "expand_index": expand_index,

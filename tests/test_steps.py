@@ -72,6 +72,25 @@ def test_digix_pipeline_is_its_six_steps(sets):
     assert (found.positions[:, :10] == positions[:, :10]).mean() > 0.99  # ties aside
 
 
+def test_learned_whitening_step_is_fitted_on_the_labelled_set(sets):
+    """As with the function itself and pairs made by a comparison of all classes."""
+    state = state_of(sets)
+    found = steps.run(state, ["learned_whitening:dimension=5,shrinkage=0.1"])
+    reference = state.reference
+    left, right = np.nonzero(np.triu(reference.classes[:, None] == reference.classes, 1))
+    fitted = transforms.fit_learned_whitening(reference.vectors, left, right, 5, shrinkage=0.1)
+    for changed, given in (
+        (found.queries, state.queries),
+        (found.vectors, state.vectors),
+        (found.reference.vectors, reference.vectors),
+    ):
+        np.testing.assert_allclose(changed, fitted.apply(given), atol=1e-5)  # pairs' order
+    with pytest.raises(ValueError, match="labelled set"):
+        steps.run(
+            State(state.queries, state.vectors, search="exact"), ["learned_whitening:dimension=5"]
+        )
+
+
 def test_order_of_steps_matters(sets):
     """Expansion takes the present answers: re-ranked ones behind re-ranking."""
     one = steps.run(state_of(sets), ["k_reciprocal", "expand_queries:top=3"])
