@@ -238,6 +238,13 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    except tf.errors.UnavailableError:
+        print(
+            "error: another host, the TPU or a bucket no longer answers; the same command, started "
+            "again on every host, goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 1
     except (stages.StoppedError, KeyboardInterrupt) as stopped:
         print(f"{stopped or 'stopped'}; the same command goes on from there", file=sys.stderr)
         return 130
