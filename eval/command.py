@@ -46,7 +46,7 @@ def source(options: argparse.Namespace) -> dict:
         "predictions": options.predictions,
         "weights": options.weights,
         "kind": options.search,
-        "post": search.PostProcessing.of(options),
+        "settings": search.Settings.of(options),
         "bootstrap": options.bootstrap,
         "per_query": options.per_query,
     }
@@ -88,7 +88,7 @@ def answer(
     weights: Sequence[float] | None = None,
     kind: str = "auto",
     k: int = 100,
-    post: search.PostProcessing = search.PLAIN,
+    settings: search.Settings = search.PLAIN,
 ) -> search.Answers:
     """Searches embeddings directories as `search.answer` does.
 
@@ -98,7 +98,7 @@ def answer(
             or infinite, with the directory and the images.
     """
     try:
-        return search.answer(index, query, weights=weights, search=kind, k=k, post=post)
+        return search.answer(index, query, weights=weights, search=kind, k=k, settings=settings)
     except ValueError:
         _find_fault(index, query)
         raise

@@ -76,7 +76,7 @@ def evaluate(
     weights: Sequence[float] | None = None,
     kind: str = "auto",
     neighbors: int = 1,
-    post: search.PostProcessing = search.PLAIN,
+    settings: search.Settings = search.PLAIN,
     non_landmarks: Sequence[str] = (),
     id_column: str = "id",
     label_column: str = "label",
@@ -97,7 +97,7 @@ def evaluate(
         weights: one per member; all 1 if absent.
         kind: of search, "auto", "exact" or "scann".
         neighbors: how many nearest neighbours vote.
-        post: what comes between embeddings and answers besides the search.
+        settings: see `search.Settings`.
         non_landmarks: embeddings directories of images that show no landmark, one per member: the
             labels are those of `recognise`, whose search is exact.
         id_column: the label table's column of image ids.
@@ -134,7 +134,7 @@ def evaluate(
             weights=weights,
             kind=kind,
             neighbors=neighbors,
-            post=post,
+            settings=settings,
             non_landmarks=non_landmarks,
         )
     judged = metrics.judge_recognition(predicted, truths)
@@ -150,13 +150,15 @@ def predict(
     weights: Sequence[float] | None,
     kind: str,
     neighbors: int,
-    post: search.PostProcessing,
+    settings: search.Settings,
     non_landmarks: Sequence[str],
 ) -> tuple[dict[str, metrics.Prediction], str]:
     """Returns the labels of the queries, and the search that has found them; see `evaluate`."""
     if non_landmarks:
         return recognise(index, query, non_landmarks, labels), "exact"
-    answers = command.answer(index, query, weights=weights, kind=kind, k=neighbors, post=post)
+    answers = command.answer(
+        index, query, weights=weights, kind=kind, k=neighbors, settings=settings
+    )
     return vote(answers, labels), answers.search
 
 

@@ -23,7 +23,7 @@ def evaluate(
     weights: Sequence[float] | None = None,
     kind: str = "auto",
     k: int = 100,
-    post: search.PostProcessing = search.PLAIN,
+    settings: search.Settings = search.PLAIN,
     bootstrap: int = 0,
     index_ids: str | None = None,
     labels: str | None = None,
@@ -43,7 +43,7 @@ def evaluate(
         weights: one per member; all 1 if absent.
         kind: of search, "auto", "exact" or "scann".
         k: the number of ranks of mAP@k.
-        post: what comes between embeddings and answers besides the search.
+        settings: see `search.Settings`.
         bootstrap: resamplings for confidence intervals; 0 for none.
         index_ids: path of a table with the index ids as `id`; predictions of others are an error.
         labels: path of a table with the class of every query, for `per_class`.
@@ -67,7 +67,7 @@ def evaluate(
     if predictions is not None:
         rankings, kind = _read(predictions, truths, k, index_ids), "predictions"
     else:
-        answers = command.answer(index, query, weights=weights, kind=kind, k=k, post=post)
+        answers = command.answer(index, query, weights=weights, kind=kind, k=k, settings=settings)
         rankings, kind = coded.rankings_of_answers(answers, truths, k), answers.search
         counts["not_in_index"] = coded.not_in_index(answers.index_ids, truths)
         if write_predictions:

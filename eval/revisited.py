@@ -57,7 +57,7 @@ def judge(
     ranks: str | None = None,
     weights: Sequence[float] | None = None,
     kind: str = "exact",
-    post: search.PostProcessing = search.PLAIN,
+    settings: search.Settings = search.PLAIN,
 ) -> Judged:
     """Judges rankings from one of the sources; see `evaluate`."""
     truth = protocol.read_ground_truth(ground_truth)
@@ -66,7 +66,7 @@ def judge(
     elif predictions:
         rankings, kind = _from_predictions(predictions, truth), "predictions"
     else:
-        answers = _search_all(index, query, weights, kind, post)
+        answers = _search_all(index, query, weights, kind, settings)
         rankings, kind = _from_embeddings(answers, truth), answers.search
     by_setting = {
         setting: protocol.evaluate_revisited(rankings, truth.truths, setting)
@@ -175,11 +175,13 @@ def _search_all(
     query: Sequence[str],
     weights: Sequence[float] | None,
     kind: str,
-    post: search.PostProcessing,
+    settings: search.Settings,
 ) -> search.Answers:
     """Ranks the whole index for every query."""
     count = len(embeddings.load(index[0]).ids) if index else 1
-    return command.answer(index, query, weights=weights, kind=kind, k=max(1, count), post=post)
+    return command.answer(
+        index, query, weights=weights, kind=kind, k=max(1, count), settings=settings
+    )
 
 
 def _from_predictions(path: str, truth: protocol.GroundTruth) -> list[np.ndarray]:
@@ -294,7 +296,7 @@ def main(argv: list[str] | None = None) -> int:
             ranks=options.ranks,
             weights=options.weights,
             kind=options.search,
-            post=search.PostProcessing.of(options),
+            settings=search.Settings.of(options),
             bootstrap=options.bootstrap,
             per_query=options.per_query,
         )

@@ -25,10 +25,13 @@ from retrieval.unique_ids import few
 
 
 @dataclasses.dataclass(frozen=True)
-class PostProcessing:
-    """What happens between embeddings and answers besides the search.
+class Settings:
+    """How embeddings become answers, besides the weights and the kind of search.
 
     Attributes:
+        combine: how members are joined, "concatenate", "scores" or "sum"; see `ensemble.join`.
+        missing: what to do with ids that a member lacks, "error" or "drop".
+        memory_mb: working memory of exact search in MiB.
         steps: texts of `retrieval.steps`, in order; none is the plain search.
         reference: embeddings directories of the labelled set, one per member, for steps that need
             one.
@@ -37,6 +40,9 @@ class PostProcessing:
             geometric verification; relative paths are relative to the table's folder.
     """
 
+    combine: str = "concatenate"
+    missing: str = "error"
+    memory_mb: int = 256
     steps: Sequence[str] = ()
     reference: Sequence[str] = ()
     reference_labels: str | None = None
@@ -53,18 +59,21 @@ class PostProcessing:
             )
 
     @classmethod
-    def of(cls, options: argparse.Namespace) -> PostProcessing:
+    def of(cls, options: argparse.Namespace) -> Settings:
         """Takes it from the options of `add_arguments`."""
         return cls(
-            options.steps or (),
-            options.reference or (),
-            options.reference_labels,
-            options.query_table,
-            options.index_table,
+            combine=options.combine,
+            missing=options.missing,
+            memory_mb=options.memory_mb,
+            steps=options.steps or (),
+            reference=options.reference or (),
+            reference_labels=options.reference_labels,
+            query_table=options.query_table,
+            index_table=options.index_table,
         )
 
 
-PLAIN = PostProcessing()
+PLAIN = Settings()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +107,7 @@ def answer(
     weights: Sequence[float] | None = None,
     search: str = "auto",
     k: int = 100,
-    post: PostProcessing = PLAIN,
+    settings: Settings = PLAIN,
 ) -> Answers:
     """Searches embeddings directories.
 
@@ -108,22 +117,23 @@ def answer(
         weights: one per member; all 1 if absent.
         search: see `searchers.make_searcher`.
         k: answers per query; a smaller index gives all it has.
-        post: what comes besides the search.
+        settings: see `Settings`.
 
     Raises:
         FileNotFoundError: if a directory is missing or unfinished.
         ValueError: if directories, models, weights or steps do not fit each other.
     """
     index_members, query_members = _load_pairs(index, query)
-    index_ids, vectors = ensemble.join(index_members, weights)
-    query_ids, queries = ensemble.join(query_members, weights)
+    joined = {"combine": settings.combine, "missing": settings.missing}
+    index_ids, vectors = ensemble.join(index_members, weights, **joined)
+    query_ids, queries = ensemble.join(query_members, weights, **joined)
     kind = resolve(search, len(vectors))
-    if post.steps:
-        state = _state(query_members, weights, post, query_ids, index_ids, queries, vectors)
+    if settings.steps:
+        state = _state(query_members, weights, settings, query_ids, index_ids, queries, vectors)
         state = dataclasses.replace(state, depth=min(max(k, 100), len(vectors)), search=search)
-        state = steps.run(state, post.steps, stream=sys.stderr)
+        state = steps.run(state, settings.steps, stream=sys.stderr)
         return Answers(query_ids, index_ids, state.positions[:, :k], state.scores[:, :k], kind)
-    searcher = make_searcher(search, vectors, k, ids=index_ids)
+    searcher = make_searcher(search, vectors, k, ids=index_ids, memory_mb=settings.memory_mb)
     positions, similarities = search_in_pieces(searcher, queries, k)
     return Answers(query_ids, index_ids, positions, similarities, kind)
 
@@ -162,6 +172,30 @@ def add_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
         choices=KINDS,
         default="auto",
         help="auto: exact below 20,000 vectors, ScaNN from there on (default: %(default)s)",
+    )
+    _add_settings(parser)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `Settings`."""
+    parser.add_argument(
+        "--combine",
+        choices=ensemble.COMBINATIONS,
+        default="concatenate",
+        help="how members become one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--missing",
+        choices=ensemble.MISSING,
+        default="error",
+        help="what to do with images that a member lacks (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--memory-mb",
+        type=int,
+        default=256,
+        metavar="MIB",
+        help="working memory of exact search (default: %(default)s)",
     )
     parser.add_argument(
         "--steps",
@@ -211,7 +245,7 @@ def check_models(
 def _state(
     query_members: Sequence[embeddings.Embeddings],
     weights: Sequence[float] | None,
-    post: PostProcessing,
+    settings: Settings,
     query_ids: Sequence[str],
     index_ids: Sequence[str],
     queries: np.ndarray,
@@ -219,14 +253,19 @@ def _state(
 ) -> State:
     """Returns what the first step starts from."""
     reference, photographs = None, None
-    if post.reference:
-        members = [embeddings.load(directory) for directory in post.reference]
-        check_models(query_members, members, post.reference)
-        ids, labelled = ensemble.join(members, weights)
-        classes = validation.read_labels(post.reference_labels, ids)
+    if settings.reference:
+        members = [embeddings.load(directory) for directory in settings.reference]
+        check_models(query_members, members, settings.reference)
+        ids, labelled = ensemble.join(
+            members, weights, combine=settings.combine, missing=settings.missing
+        )
+        classes = validation.read_labels(settings.reference_labels, ids)
         reference = Reference(np.asarray(labelled), classes)
-    if post.query_table and post.index_table:
-        photographs = _paths(post.query_table, query_ids), _paths(post.index_table, index_ids)
+    if settings.query_table and settings.index_table:
+        photographs = (
+            _paths(settings.query_table, query_ids),
+            _paths(settings.index_table, index_ids),
+        )
     return State(
         np.asarray(queries), np.asarray(vectors), reference=reference, photographs=photographs
     )
@@ -265,7 +304,7 @@ def main(argv: list[str] | None = None) -> int:
             weights=options.weights,
             search=options.search,
             k=options.k,
-            post=PostProcessing.of(options),
+            settings=Settings.of(options),
         )
         write_predictions(options.output, answers.rankings())
     except (ImportError, OSError, ValueError) as error:

@@ -40,6 +40,7 @@ def make_searcher(
     k: int,
     *,
     ids: Sequence[str] | None = None,
+    memory_mb: int = 256,
 ) -> Searcher:
     """Returns a searcher over `vectors` (N, D) float32.
 
@@ -49,10 +50,11 @@ def make_searcher(
         k: the number of neighbours that will be asked for.
         ids: N texts by which exact search orders equal similarities; without them it is the
             position.
+        memory_mb: working memory of exact search in MiB.
     """
     if resolve(kind, len(vectors)) == "scann":
         return approximate.ScannSearcher(vectors, k=k)
-    return exact.ExactSearcher(vectors, ids=ids)
+    return exact.ExactSearcher(vectors, ids=ids, memory_mb=memory_mb)
 
 
 def search_in_pieces(
