@@ -103,7 +103,7 @@ def convert(job: Job) -> None:
     job.run("convert", "tfrecords_tools/write.py", command.main, argv, output, argv[1])
 
 
-def train(job: Job, settings: Sequence[str]) -> None:
+def train(job: Job, settings: Sequence[str], tpu: str | None = None) -> None:
     """Trains every member through its stages."""
     import train as command
 
@@ -111,6 +111,8 @@ def train(job: Job, settings: Sequence[str]) -> None:
         argv = ["--recipe", job.recipe.name, "--member", member.name, "--stage", "all"]
         argv += ["--data", job.path("shards"), "--workdir", job.workdir]
         argv += [word for setting in settings for word in ("--set", setting)]
+        if tpu is not None:
+            argv += ["--tpu", *filter(None, [tpu])]
         output = layout.model_path(job.workdir, member.name, member.last_stage)
         job.run("train", "train.py", command.main, argv, output)
 
@@ -127,10 +129,10 @@ def embed(job: Job, member: Member, stage: int) -> None:
     trained = layout.model_path(job.workdir, member.name, stage)
     info = os.path.join(model, export_command.INFO_NAME)
     job.run("export", "export/savedmodel.py", export_command.main, argv, info, trained)
-    queries = [job.table("query.csv")]
-    if os.path.exists(job.table("query_nomatch.csv")):
-        queries.append(job.table("query_nomatch.csv"))
-    for images, tables in (("index", [job.table("index.csv")]), ("query", queries)):
+    for images, tables in (
+        ("index", [job.table("index.csv")]),
+        ("query", _query_tables(job)),
+    ):
         output = job.path("embeddings", name, images)
         argv = ["--model", model, "--table", *tables, "--output", output, "--overwrite"]
         done = os.path.join(output, "manifest.json")
@@ -211,8 +213,8 @@ def score_all(job: Job) -> list[dict]:
     ]
 
 
-def rank(job: Job) -> str:
-    """Writes the ensemble's ranking of the index for each query; returns its path."""
+def rank(job: Job) -> None:
+    """Writes the ensemble's ranking of the index for each query."""
     from retrieval import search as command
 
     folders = [
@@ -225,10 +227,9 @@ def rank(job: Job) -> str:
     inputs = [os.path.join(folder, "query", "manifest.json") for folder in folders]
     argv += ["--search", "exact", "--output", output, *_steps(job.recipe.post_processing)]
     job.run("evaluate", "retrieval/search.py", command.main, argv, output, *inputs)
-    return output
 
 
-def write_results(job: Job, rows: list[dict], rankings: str) -> str:
+def write_results(job: Job, rows: list[dict]) -> str:
     """Writes results.json, what the report reads; returns its path."""
     curves = [
         {
@@ -240,25 +241,46 @@ def write_results(job: Job, rows: list[dict], rankings: str) -> str:
         for member in job.recipe.members
         for stage in job.recipe.stages_of(member, "all")
     ]
-    tables = {
-        name: os.path.abspath(job.table(file))
-        for name, file in (
-            ("solution", "retrieval_solution.csv"),
-            ("query_table", "query.csv"),
-            ("index_table", "index.csv"),
-        )
-    }
     results = {
         "title": f"Waymark: {job.recipe.name}",
         "dataset": os.path.basename(os.path.abspath(job.source)),
         "seconds": job.seconds,
         "rows": rows,
         "curves": curves,
-        "rankings": {"predictions": os.path.basename(rankings), **tables},
+        "inputs": _inputs_of_report(job),
     }
     path = job.path("results.json")
     write_json(path, results)
     return path
+
+
+def _inputs_of_report(job: Job) -> dict:
+    """Returns the fields of `eval.page.inputs.Inputs` for the ensemble with exact search."""
+    names = [f"{member.name}-stage-{member.last_stage}" for member in job.recipe.members]
+    tables = {
+        name: os.path.abspath(job.table(f"{file}.csv"))
+        for name, file in (
+            ("solution", "retrieval_solution"),
+            ("recognition_solution", "recognition_solution"),
+            ("labels", "index"),
+            ("index_table", "index"),
+        )
+    }
+    return {
+        "index": [os.path.join("embeddings", name, "index") for name in names],
+        "query": [os.path.join("embeddings", name, "query") for name in names],
+        "weights": [member.weight for member in job.recipe.members],
+        "search": "exact",
+        "steps": list(job.recipe.post_processing),
+        **tables,
+        "query_tables": [os.path.abspath(path) for path in _query_tables(job)],
+    }
+
+
+def _query_tables(job: Job) -> list[str]:
+    """Returns the paths of the queries and, where there are any, those without a right answer."""
+    nomatch = job.table("query_nomatch.csv")
+    return [job.table("query.csv"), *([nomatch] if os.path.exists(nomatch) else [])]
 
 
 def print_table(rows: Sequence[dict]) -> None:
@@ -279,6 +301,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--source", help="folder of the tables (default: the demo's photographs)")
     parser.add_argument("--workdir", help="where everything goes (default: runs/RECIPE)")
     parser.add_argument("--set", action="append", default=[], help="as in train.py")
+    parser.add_argument("--tpu", nargs="?", const="", metavar="NAME", help="as in train.py")
     return parser.parse_args(argv)
 
 
@@ -296,13 +319,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.source is None:
             draw(job)
         convert(job)
-        train(job, args.set)
+        train(job, args.set, args.tpu)
         for member in recipe.members:
             for stage in recipe.stages_of(member, "all"):
                 embed(job, member, stage.number)
         export_ensemble(job)
         rows = score_all(job)
-        results = write_results(job, rows, rank(job))
+        rank(job)
+        results = write_results(job, rows)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
