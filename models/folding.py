@@ -10,18 +10,17 @@ is gone differently:
 - blocks can keep their input alone, and are computed again for the gradient.
 """
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import ops, tree
 
+from models import fused, packing
 from models.activations import swish
 from models.graph import Call, Slot, calls_between
-
-DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, *DEPTHWISE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +34,15 @@ class FoldedCall(Call):
     norm: keras.layers.BatchNormalization
 
 
-def embed(model: keras.Model, output, images, *, rematerialize: int = 0):
+@dataclasses.dataclass(frozen=True)
+class ExcitedCall(FoldedCall):
+    """A multiplication (squeeze and excite) with the pointwise convolution after it.
+
+    Its arguments are those of the multiplication.
+    """
+
+
+def embed(model: keras.Model, output, images, *, rematerialize: int = 0, for_tpu: bool = False):
     """Runs a model in inference mode, for training.
 
     Args:
@@ -43,6 +50,8 @@ def embed(model: keras.Model, output, images, *, rematerialize: int = 0):
         output: the model's symbolic tensor to compute, `(B, D)`.
         images: `(B, S, S, 3)`.
         rematerialize: the first so many blocks keep only their input for the gradient.
+        for_tpu: spend arithmetic on less memory and traffic, as a TPU has them: the layers of
+            few channels run packed, see `models.packing`.
 
     Returns:
         What `output` is for the images, with the same gradients as the plain call up to rounding.
@@ -52,31 +61,49 @@ def embed(model: keras.Model, output, images, *, rematerialize: int = 0):
     values = {first: images}
     done = 0
     for block in blocks(calls)[:rematerialize]:
-        values = _run_again_later(block, values)
+        values = _run_again_later(block, values, for_tpu)
         done += len(block)
-    return _run(calls[done:], values)[last]
+    return _run(calls[done:], values, for_tpu)[last]
 
 
 def fold(calls: Sequence[Call]) -> list[Call]:
-    """Joins every convolution with the BatchNorm that alone uses its result.
+    """Joins calls that are better done together.
 
     Args:
         calls: of `calls_between`.
 
     Returns:
-        The calls, with a `FoldedCall` in the place of such a BatchNorm.
+        The calls, with a `FoldedCall` in the place of a BatchNorm that alone uses the result of a
+        convolution, and an `ExcitedCall` where that alone uses the result of a multiplication.
     """
-    makers = {call.outputs[0]: call for call in calls}
-    users = [number for call in calls for number in call.inputs]
-    folded = {id(call): call for call in calls}
+    return _join_neighbours(_join_neighbours(calls, _fold), _excite)
+
+
+def _join_neighbours(calls: Sequence[Call], join: Callable) -> list[Call]:
+    """Replaces a call, and the one that makes its first input for it alone, by `join` of both."""
+    users = collections.Counter(number for call in calls for number in call.inputs)
+    kept = {}  # by what they make
     for call in calls:
-        before = makers.get(call.inputs[0])
-        if before and users.count(before.outputs[0]) == 1 and _foldable(before.layer, call.layer):
-            del folded[id(before)]
-            folded[id(call)] = FoldedCall(
-                before.layer, before.arguments, call.outputs, norm=call.layer
-            )
-    return list(folded.values())
+        maker = kept.get(call.inputs[0]) if users[call.inputs[0]] == 1 else None
+        joined = join(maker, call) if maker else None
+        if joined:
+            del kept[maker.outputs[0]]
+        kept[call.outputs[0]] = joined or call
+    return list(kept.values())
+
+
+def _fold(before: Call, call: Call) -> Call | None:
+    if not fused.is_foldable(before.layer, call.layer):
+        return None
+    return FoldedCall(before.layer, before.arguments, call.outputs, norm=call.layer)
+
+
+def _excite(before: Call, call: Call) -> Call | None:
+    if type(before.layer) is not keras.layers.Multiply or not isinstance(call, FoldedCall):
+        return None
+    if len(before.inputs) != 2 or not fused.is_pointwise(call.layer):
+        return None
+    return ExcitedCall(call.layer, before.arguments, call.outputs, norm=call.norm)
 
 
 def blocks(calls: Sequence[Call]) -> list[list[Call]]:
@@ -85,96 +112,101 @@ def blocks(calls: Sequence[Call]) -> list[list[Call]]:
     That is after the sum of a block and its input, and where a convolution follows on a
     convolution without an activation. What comes after the last cut is in no block.
     """
-    users = {number: call for call in calls for number in call.inputs}  # the last of each
-    places = {id(call): i for i, call in enumerate(calls)}
+    users = collections.defaultdict(list)
+    for i, call in enumerate(calls):
+        for number in call.inputs:
+            users[number].append(i)
     found, start, alive = [], 0, set()
     for i, call in enumerate(calls):
-        alive = {n for n in (*alive, *call.outputs) if n in users and places[id(users[n])] > i}
-        if len(alive) == 1 and _ends_block(call, users.get(call.outputs[0])):
+        alive = {number for number in (*alive, *call.outputs) if max(users[number], default=0) > i}
+        followers = [calls[user].layer for user in users[call.outputs[0]]]
+        if len(alive) == 1 and _ends_block(call, followers):
             found.append(list(calls[start : i + 1]))
             start = i + 1
     return found
 
 
-def _ends_block(call: Call, user: Call | None) -> bool:
-    linear = isinstance(call, FoldedCall) and type(getattr(user, "layer", None)) in CONVOLUTIONS
+def _ends_block(call: Call, followers: list) -> bool:
+    linear = isinstance(call, FoldedCall) and any(type(f) in fused.CONVOLUTIONS for f in followers)
     return linear or type(call.layer) is keras.layers.Add
 
 
-def _foldable(layer, norm) -> bool:
-    return (
-        type(norm) is keras.layers.BatchNormalization
-        and type(layer) in CONVOLUTIONS
-        and layer.activation is keras.activations.linear
-        and layer.data_format == "channels_last"
-        and norm.axis in (-1, layer.rank + 1)
-    )
-
-
-def _run(calls: Sequence[Call], values: dict) -> dict:
+def _run(calls: Sequence[Call], values: dict, for_tpu: bool) -> dict:
     """Returns `values` and what the calls make of them, by number."""
     values = dict(values)
     for call in calls:
         args, kwargs = tree.map_structure(
             lambda leaf: values[leaf.number] if isinstance(leaf, Slot) else leaf, call.arguments
         )
-        results = tree.flatten(_apply(call, args, kwargs))
-        values.update(zip(call.outputs, results, strict=True))
+        result = _run_packed(call, args) if for_tpu else None
+        if result is None:
+            args, kwargs = tree.map_structure(packing.unpack, (args, kwargs))
+            result = _run_plain(call, args, kwargs, for_tpu)
+        values.update(zip(call.outputs, tree.flatten(result), strict=True))
     return values
 
 
-def _apply(call: Call, args: tuple, kwargs: dict):
+def _run_plain(call: Call, args: tuple, kwargs: dict, for_tpu: bool):
+    if isinstance(call, ExcitedCall):
+        first, second = args[0]
+        if tuple(second.shape[1:3]) == (1, 1):
+            return fused.excited_convolution(call.layer, call.norm, first, second, for_tpu=for_tpu)
+        return fused.convolution(call.layer, call.norm, first * second)
     if isinstance(call, FoldedCall):
-        return _convolve(call.layer, call.norm, args[0])
-    if isinstance(call.layer, keras.layers.Activation) and _is_swish(call.layer.activation):
+        return fused.convolution(call.layer, call.norm, *args)
+    if _is_swish(call.layer):
         return swish(args[0])
     return call.layer(*args, **kwargs)
 
 
-def _is_swish(activation) -> bool:
+def _run_packed(call: Call, args: tuple):
+    """Returns the result of a call as `packing.Packed`, or None where that does not fit."""
+    values = tree.flatten(args)
+    value = values[0]
+    if type(call) is FoldedCall:
+        return packing.convolution(call.layer, call.norm, value)
+    if not isinstance(value, packing.Packed):
+        return None
+    if isinstance(call, ExcitedCall):
+        gate = packing.per_channel(value, values[1])
+        return packing.convolution(call.layer, call.norm, value.like(value.tensor * gate))
+    if _is_swish(call.layer):
+        return value.like(swish(value.tensor))
+    if type(call.layer) is keras.layers.GlobalAveragePooling2D:
+        return packing.mean_over_pixels(value)
+    if type(call.layer) is keras.layers.Add and len({type(v) for v in values}) == 1:
+        return value.like(ops.add(values[0].tensor, values[1].tensor))
+    return None
+
+
+def _is_swish(layer) -> bool:
+    if type(layer) is not keras.layers.Activation:
+        return False
     # The efficientnet package has a function of its own by that name, x·σ(x).
-    return activation is keras.activations.silu or activation.__name__ == "swish"
+    return layer.activation is keras.activations.silu or layer.activation.__name__ == "swish"
 
 
-def _convolve(layer, norm, inputs):
-    """Returns the convolution with its BatchNorm by stored statistics, `(B, …, F)`."""
-    factor = ops.rsqrt(norm.moving_variance + norm.epsilon)  # (F,)
-    if norm.scale:
-        factor = factor * norm.gamma
-    shift = -norm.moving_mean * factor
-    if norm.center:
-        shift = shift + norm.beta
-    if layer.use_bias:
-        shift = shift + layer.bias * factor
-    kernel = layer.kernel * _per_kernel_channel(layer, factor)
-    folded = [(layer.kernel, kernel)]
-    if layer.use_bias:
-        folded.append((layer.bias, ops.zeros_like(layer.bias)))
-    with keras.StatelessScope(state_mapping=folded):
-        outputs = layer(inputs)
-    return ops.cast(ops.cast(outputs, shift.dtype) + shift, outputs.dtype)
-
-
-def _per_kernel_channel(layer, factor):
-    """Returns a factor per output channel in a shape that multiplies the layer's kernel."""
-    if isinstance(layer, DEPTHWISE):
-        return ops.reshape(factor, layer.kernel.shape[-2:])
-    return factor
-
-
-def _run_again_later(calls: Sequence[Call], values: dict) -> dict:
+def _run_again_later(calls: Sequence[Call], values: dict, for_tpu: bool) -> dict:
     """Returns the one value, by number, that goes on after the calls of a block."""
     ((start, begin),) = values.items()
     layers = [call.layer for call in calls] + [getattr(call, "norm", None) for call in calls]
     variables = {id(v): v for layer in layers for v in getattr(layer, "trainable_variables", ())}
     variables = list(variables.values())
     end = calls[-1].outputs[0]
+    rewrap = []  # how the result was packed
 
-    def block(begin, *weights):
+    def block(tensor, *weights):
+        value = begin.like(tensor) if isinstance(begin, packing.Packed) else tensor
         with keras.StatelessScope(state_mapping=list(zip(variables, weights, strict=True))):
-            return _run(calls, {start: begin})[end]
+            result = _run(calls, {start: value}, for_tpu)[end]
+        packed = isinstance(result, packing.Packed)
+        rewrap.append(result.like if packed else lambda tensor: tensor)
+        return result.tensor if packed else result
 
+    tensor = begin.tensor if isinstance(begin, packing.Packed) else begin
     weights = [ops.cast(variable, variable.dtype) for variable in variables]
-    if keras.backend.is_float_dtype(begin.dtype):
-        return {end: keras.remat(block)(begin, *weights)}
-    return {end: keras.remat(functools.partial(block, begin))(*weights)}  # uint8 has no gradient
+    if keras.backend.is_float_dtype(tensor.dtype):
+        result = keras.remat(block)(tensor, *weights)
+    else:  # uint8 has no gradient
+        result = keras.remat(functools.partial(block, tensor))(*weights)
+    return {end: rewrap[0](result)}

@@ -19,6 +19,7 @@ class Embedder:
             convolutions, see `models.folding`.
         rematerialize: the first so many blocks of the network keep only their input for the
             gradient and are computed twice; needs `freeze_batchnorm`.
+        for_tpu: see `models.folding.embed`.
 
     Call arguments:
         model: `(B, S, S, 3)` → `(B, C)` cosines, or → `(B, D)` without a `CosineSoftmax`.
@@ -33,7 +34,9 @@ class Embedder:
             move twice a step.
     """
 
-    def __init__(self, *, freeze_batchnorm: bool = True, rematerialize: int = 0):
+    def __init__(
+        self, *, freeze_batchnorm: bool = True, rematerialize: int = 0, for_tpu: bool = False
+    ):
         if rematerialize and not freeze_batchnorm:
             raise ValueError(
                 "rematerialize: expected 0 where freeze_batchnorm is False, since blocks run twice "
@@ -41,12 +44,15 @@ class Embedder:
             )
         self.freeze_batchnorm = freeze_batchnorm
         self.rematerialize = rematerialize
+        self.for_tpu = for_tpu
 
     def __call__(self, model: keras.Model, images, training: bool):
         head = head_of(model)
         output = model.output if head is None else head.input
         if training and self.freeze_batchnorm:
-            return folding.embed(model, output, images, rematerialize=self.rematerialize)
+            return folding.embed(
+                model, output, images, rematerialize=self.rematerialize, for_tpu=self.for_tpu
+            )
         return keras.Model(model.input, output)(images, training=training)
 
 
@@ -55,7 +61,7 @@ class CosineSoftmaxObjective:
 
     Args:
         loss: scale and margin.
-        freeze_batchnorm, rematerialize: see `Embedder`.
+        freeze_batchnorm, rematerialize, for_tpu: see `Embedder`.
         gather: see `models.heads.adacos_scale`.
 
     Call arguments:
@@ -79,12 +85,15 @@ class CosineSoftmaxObjective:
         *,
         freeze_batchnorm: bool = True,
         rematerialize: int = 0,
+        for_tpu: bool = False,
         gather: Callable | None = None,
     ):
         self.loss = loss
         self.gather = gather
         self.freeze_batchnorm = freeze_batchnorm
-        self.embed = Embedder(freeze_batchnorm=freeze_batchnorm, rematerialize=rematerialize)
+        self.embed = Embedder(
+            freeze_batchnorm=freeze_batchnorm, rematerialize=rematerialize, for_tpu=for_tpu
+        )
 
     def __call__(self, model: keras.Model, images, labels, training: bool) -> dict:
         embeddings = self.embed(model, images, training)  # (B, D)
