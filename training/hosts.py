@@ -12,13 +12,15 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from input_pipeline.shares import Share
+from training.meeting import meet
 from training.probes import DeviceError
 
 TASKS = ("chief", "worker")
+WAIT_SECONDS = 600.0
 
 
-def cluster_size() -> int:
-    """Returns the number of hosts that the variable TF_CONFIG names; 1 without it.
+def find() -> tuple[list[str], int]:
+    """Returns the addresses of the hosts that the variable TF_CONFIG names, and this one's place.
 
     Raises:
         DeviceError: TF_CONFIG does not describe a cluster with this process in it.
@@ -27,12 +29,13 @@ def cluster_size() -> int:
     try:
         config = json.loads(text or "{}")
         cluster = config.get("cluster") or {}
-        count = sum(len(cluster[name]) for name in cluster)
-        if count == 0:
-            return 1
-        task = config["task"]
-        cluster[task["type"]][int(task["index"])]
-        right = set(cluster) <= set(TASKS) and int(task["index"]) >= 0
+        addresses = [str(address) for kind in TASKS for address in cluster.get(kind, ())]
+        if not any(cluster.values()):
+            return [], 0
+        kind, index = config["task"]["type"], int(config["task"]["index"])
+        place = addresses.index(cluster[kind][index])
+        right = set(cluster) <= set(TASKS) and index >= 0
+        right &= len(set(addresses)) == len(addresses) and all(map(_has_port, addresses))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         right = False
     if not right:
@@ -40,23 +43,32 @@ def cluster_size() -> int:
             'TF_CONFIG: expected {"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
             f'"worker", "index": this host\'s place in the list}}}}. Received: {text[:300]}'
         )
-    return count
+    return addresses, place
 
 
-def make_strategy() -> tf.distribute.Strategy:
-    """Returns the strategy over all hosts of TF_CONFIG; waits until the first of them is there.
+def make_strategy(*, seconds: float = WAIT_SECONDS) -> tf.distribute.Strategy:
+    """Returns the strategy over all hosts of TF_CONFIG, once they are all there.
+
+    Args:
+        seconds: how long to wait for the others.
 
     Raises:
-        DeviceError: this host's port is taken, or the others do not come.
+        DeviceError: a port is taken, or the others do not come.
     """
+    addresses, place = find()
+    meet(addresses, place, seconds=seconds)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0][:200]
         raise DeviceError(
-            f"TF_CONFIG: the hosts do not come together ({first}). Start the same command on "
-            "every host, each with its own index, on ports that are free and reach each other"
+            f"TF_CONFIG: the host at {addresses[place]} did not start ({first}); its port must be "
+            "free and reached by the others"
         ) from None
+
+
+def _has_port(address: str) -> bool:
+    return address.rpartition(":")[2].isdigit()
 
 
 def distribute(

@@ -33,7 +33,7 @@ def make_strategy(tpu_name: str | None = None, *, cpus: int = 1) -> tf.distribut
         if cpus > 1:
             raise DeviceError("expected --tpu or --cpus. Received: both")
         return tpu.make_strategy(tpu_name)
-    if hosts.cluster_size() > 1:
+    if len(hosts.find()[0]) > 1:
         if cpus > 1:
             raise DeviceError("expected --cpus or the hosts of TF_CONFIG. Received: both")
         return hosts.make_strategy()

@@ -14,7 +14,7 @@ from training.probes import DeviceError, greet_grpc, within
 
 PORT = 8470  # of a TPU's worker
 LOOK_UP_SECONDS = 30.0
-CONNECT_SECONDS = 120.0
+CONNECT_SECONDS = 300.0  # a large slice takes minutes to start
 # What the hosted environments set, in the order in which they are asked.
 VARIABLES = ("KUBE_GOOGLE_CLOUD_TPU_ENDPOINTS", "TPU_NAME", "COLAB_TPU_ADDR")
 WITHOUT = "without --tpu the run takes the GPU or the CPU"
