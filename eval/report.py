@@ -1,7 +1,7 @@
-"""Results page: `python eval/report.py --results WORKDIR/results.json --output report.html`.
+"""Results page: `python eval/report.py --index DIR --query DIR --solution CSV --output HTML`.
 
-One HTML file without scripts that needs no network: metrics by stage, training curves, and the
-best, typical and worst rankings as pictures.
+One HTML file that needs no network: metrics with intervals, curves, classes, the hardest queries,
+confusions and a map of the embeddings. With `--results` also the stages and curves of a job.
 """
 
 from __future__ import annotations
@@ -9,61 +9,51 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
-import jinja2
-import numpy as np
+import files
+from eval.page.inputs import Inputs, from_json
+from retrieval import search
 
-from eval import charts, gallery
-from retrieval import embeddings
-
-METRICS = {"map_at_100": "mAP@100", "recall_at_1": "R@1", "gap": "GAP"}
-SEARCHES = {"exact": "Exact search", "scann": "ScaNN"}
-ENSEMBLE = "ensemble"
-_CURVES = {"loss": "loss", "accuracy": "accuracy", "learning_rate": "learning rate"}
+BOOTSTRAP = 1000
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One value of the metrics table.
+def write_report(
+    inputs: Inputs, output: str, *, title: str = "Retrieval report", bootstrap: int = BOOTSTRAP
+) -> int:
+    """Writes the page of an index and its queries.
 
-    Attributes:
-        text: the value, three decimals.
-        gain: over the stage before (the ensemble: over the best single row), signed; "" for none.
-        best: whether no other row shows more in this column.
+    Args:
+        inputs: embeddings directories, solutions and tables.
+        output: path of the page.
+        title: its heading.
+        bootstrap: resamplings of the queries for the intervals; 0 for none.
+
+    Returns:
+        The size of the page in bytes.
+
+    Raises:
+        FileNotFoundError: if a file is missing (pictures may be).
+        ValueError: if files do not fit each other or their formats.
     """
-
-    text: str
-    gain: str = ""
-    best: bool = False
+    dataset = os.path.basename(os.path.dirname(os.path.abspath(inputs.solution)))
+    return _write(inputs, output, bootstrap, title=title, dataset=dataset, job=None)
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One row of the metrics table."""
-
-    name: str
-    pixels: int | None
-    starts_member: bool
-    cells: Sequence[Cell]
-
-
-def write_report(*, results: str, output: str, examples: int = 5, depth: int = 10) -> int:
-    """Writes the results page.
+def write_job_report(*, results: str, output: str, bootstrap: int = BOOTSTRAP) -> int:
+    """Writes the page of a whole job, with its stages and training curves.
 
     Args:
         results: path of results.json; the paths in it are relative to its folder.
         output: path of the page.
-        examples: queries in each of the groups best, typical and worst.
-        depth: answers shown per query.
+        bootstrap: resamplings of the queries for the intervals; 0 for none.
 
     Returns:
         The size of the page in bytes.
@@ -72,217 +62,117 @@ def write_report(*, results: str, output: str, examples: int = 5, depth: int = 1
         FileNotFoundError: if a file that the results name is missing (pictures may be).
         ValueError: if a file is not what its format asks for.
     """
+    from eval.page import job
+
     folder = os.path.dirname(os.path.abspath(results))
-    with open(results, encoding="utf-8") as file:
-        found = json.load(file)
-    page = render(
+    found = read_results(results)
+    return _write(
+        from_json(found["inputs"], folder),
+        output,
+        bootstrap,
         title=found["title"],
         dataset=found["dataset"],
-        headline=headline(found["rows"]),
-        steps=steps(found["seconds"]),
-        total=duration(sum(found["seconds"].values())),
-        metrics=METRICS,
-        searches={key: SEARCHES[key] for key in _searches(found["rows"])},
-        lines=metrics_table(found["rows"]),
-        progress=_progress(found["rows"]),
-        training=training(found["curves"], folder),
-        **rankings(found["rankings"], folder, examples, depth),
+        job=job.values(found, folder),
     )
-    data = page.encode()
-    with embeddings.atomic_file(pathlib.Path(output)) as file:
-        file.write(data)
+
+
+def read_results(path: str) -> dict[str, Any]:
+    """Reads the results of a job.
+
+    Raises:
+        FileNotFoundError: if there are none.
+        ValueError: if something is missing in them.
+    """
+    with open(path, encoding="utf-8") as file:
+        found = json.load(file)
+    needed = ("title", "dataset", "seconds", "rows", "curves", "inputs")
+    if not isinstance(found, dict) or not found.keys() >= set(needed):
+        raise ValueError(
+            f"expected {', '.join(needed)} in {path}. Received: {', '.join(map(str, found))}"
+        )
+    return found
+
+
+def _write(inputs: Inputs, output: str, bootstrap: int, **about: Any) -> int:
+    # Matplotlib, Pillow and Jinja are loaded only now, so that --help answers at once.
+    from eval.page import render, sections
+
+    values = sections.values(sections.load(inputs), bootstrap)
+    data = render.render({**values, **about}).encode()
+    files.make_folder(os.path.dirname(os.path.abspath(output)))
+    files.write_bytes(output, data)
     return len(data)
 
 
-def render(**values: Any) -> str:
-    """Fills the template; everything but the charts is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(os.path.dirname(os.path.abspath(__file__))),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python eval/report.py", description="The results page, as one HTML file."
     )
-    series = {"count": charts.SERIES, "markers": ("●", "■", "◆", "▲", "▼", "✚", "✖")}
-    return environment.get_template("report.html.j2").render(series=series, **values)
+    search.add_arguments(parser, required=False)
+    parser.add_argument("--solution", metavar="CSV", help="right images of every query")
+    parser.add_argument("--predictions", metavar="CSV", help="rankings in place of the search")
+    parser.add_argument("--recognition-solution", metavar="CSV", help="right labels, for GAP")
+    parser.add_argument(
+        "--labels", metavar="CSV", help="labels of the index images (default: --index-table)"
+    )
+    parser.add_argument("--id-column", default="id", metavar="NAME", help="of --labels")
+    parser.add_argument("--label-column", default="label", metavar="NAME", help="of all tables")
+    parser.add_argument("--results", metavar="JSON", help="of a job, in place of all the above")
+    parser.add_argument("--title", default="Retrieval report", metavar="TEXT")
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=BOOTSTRAP,
+        metavar="N",
+        help="resamplings of the queries for the 95%% intervals (default: %(default)s; 0: none)",
+    )
+    parser.add_argument("--output", required=True, metavar="HTML", help="the page")
+    options = parser.parse_args(argv)
+    given = [options.index, options.query, options.solution]
+    if not (all(given) if options.results is None else not any(given)):
+        parser.error("expected --index, --query and --solution, or --results alone")
+    if options.bootstrap < 0:
+        parser.error(f"expected --bootstrap of at least 0. Received: {options.bootstrap}")
+    return options
 
 
-def headline(rows: Sequence[Mapping]) -> Mapping:
-    """Returns the row that stands for the whole: the ensemble's, with exact search."""
-    return max(rows, key=lambda row: (row["member"] == ENSEMBLE, row["search"] == "exact"))
-
-
-def steps(seconds: Mapping[str, float]) -> list[tuple[str, str, float]]:
-    """Returns name, duration in words and share (percent) of the longest for every step."""
-    longest = max(seconds.values(), default=0.0) or 1.0
-    return [(name, duration(s), round(100 * s / longest, 1)) for name, s in seconds.items()]
-
-
-def duration(seconds: float) -> str:
-    """Returns 0.42 as "0.4 s", 75.2 as "1 min 15 s" and 7300 as "2 h 02 min"."""
-    if round(seconds, 1) < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def metrics_table(rows: Sequence[Mapping]) -> list[Line]:
-    """Returns one line per name, with the metrics of every search side by side.
-
-    A stage's gain is over the stage before it of the same member; the ensemble's over the best row
-    of a member. Gains and best values are those of the numbers as shown, so that they add up.
-    """
-    columns = [(search, metric) for search in _searches(rows) for metric in METRICS]
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    about = {row["name"]: row for row in rows}
-    values = {
-        (row["name"], row["search"], metric): _shown(row[metric])
-        for row in rows
-        for metric in METRICS
-    }
-    lines, before = [], None
-    for name in names:
-        member = about[name]["member"]
-        same = before is not None and about[before]["member"] == member
-        earlier = [before] if same else []
-        if member == ENSEMBLE:
-            earlier = [other for other in names if about[other]["member"] != ENSEMBLE]
-        cells = [
-            _cell(
-                values.get((name, *column)),
-                [values.get((other, *column)) for other in earlier],
-                [values.get((other, *column)) for other in names],
-            )
-            for column in columns
-        ]
-        lines.append(Line(name, about[name]["pixels"], not same, cells))
-        before = name
-    return lines
-
-
-def _cell(value: float | None, earlier: Sequence[float | None], column: Sequence) -> Cell:
-    if value is None:
-        return Cell("–")  # noqa: RUF001
-    gain = ""
-    if known := [other for other in earlier if other is not None]:
-        difference = round(value - max(known), 3)
-        gain = f"{difference:+.3f}" if difference else "±0.000"
-        gain = gain.replace("-", "−")  # noqa: RUF001
-    best = value == max(other for other in column if other is not None)
-    return Cell(f"{value:.3f}", gain, best)
-
-
-def _shown(value: float | None) -> float | None:
-    """Returns a metric with the decimals that the page shows, None if there is no value."""
-    return None if value is None or math.isnan(value) else round(value, 3)
-
-
-def _searches(rows: Sequence[Mapping]) -> list[str]:
-    found = {row["search"] for row in rows}
-    if not found <= set(SEARCHES):
-        raise ValueError(f"expected searches among {', '.join(SEARCHES)}. Received: {found}")
-    return [search for search in SEARCHES if search in found]
-
-
-def _progress(rows: Sequence[Mapping]) -> dict[str, Any]:
-    """Returns the chart of mAP@100 by stage, the members in its legend and its alternative text."""
-    search = _searches(rows)[0]
-    values: dict[str, dict[int, float]] = {}
-    pixels: dict[int, int | None] = {}
-    ensemble = None
-    for row in rows:
-        if row["search"] != search:
-            continue
-        if row["member"] == ENSEMBLE:
-            ensemble = row["map_at_100"]
-            continue
-        values.setdefault(row["member"], {})[row["stage"]] = row["map_at_100"]
-        same = pixels.setdefault(row["stage"], row["pixels"]) == row["pixels"]
-        pixels[row["stage"]] = row["pixels"] if same else None
-    texts = [
-        f"{member} " + ", ".join(f"{value:.3f}" for _, value in sorted(by_stage.items()))
-        for member, by_stage in values.items()
-    ]
-    texts += [] if ensemble is None else [f"ensemble {ensemble:.3f}"]
-    return {
-        "svg": charts.progress(values, ensemble, pixels),
-        "members": list(values),
-        "text": f"mAP@100 by stage, {SEARCHES[search].lower()}: " + "; ".join(texts),
-    }
-
-
-def training(curves: Sequence[Mapping], folder: str) -> list[dict]:
-    """Returns the training curves of every member: its name and a chart with text per value."""
-    stages: dict[str, list[charts.Stage]] = {}
-    for curve in curves:
-        path = os.path.join(folder, curve["log"])
-        stage = charts.read_stage(path, curve["stage"], curve["pixels"])
-        stages.setdefault(curve["member"], []).append(stage)
-    return [
-        {
-            "member": member,
-            "charts": [
-                {
-                    "svg": charts.curves(parts, key, label, f"{number}-{key}"),
-                    "text": _curve_text(parts, key, label),
-                }
-                for key, label in _CURVES.items()
-            ],
-        }
-        for number, (member, parts) in enumerate(stages.items())
-    ]
-
-
-def _curve_text(stages: Sequence[charts.Stage], key: str, label: str) -> str:
-    """Returns in words how a value went from the start to the end of every stage."""
-    texts = []
-    for stage in stages:
-        for event, rows in (("train", stage.train), ("validation", stage.validation)):
-            known = [row[key] for row in rows if key in row]
-            if known:
-                texts.append(f"stage {stage.number} {event} {known[0]:.3g} to {known[-1]:.3g}")
-    return f"{label} by epoch: " + "; ".join(texts)
-
-
-def rankings(paths: Mapping[str, str], folder: str, examples: int, depth: int) -> dict[str, Any]:
-    """Returns the groups of rankings to show, and what is said about all of them."""
-    files = {key: os.path.join(folder, path) for key, path in paths.items()}
-    judged = gallery.judge(files["predictions"], files["solution"])
-    queries, index = gallery.Album(files["query_table"]), gallery.Album(files["index_table"])
-    ap = judged.average_precision
-    groups = {
-        name: [gallery.show(judged, row, queries, index, depth=depth) for row in rows]
-        for name, rows in gallery.choose(judged, queries.labels(), examples).items()
-    }
-    return {
-        "groups": {name: shown for name, shown in groups.items() if shown},
-        "counts": {
-            "queries": len(ap),
-            "ignored": judged.relevance.ignored,
-            "index": len(index),
-            "median": float(np.median(ap)) if len(ap) else math.nan,
-            "perfect": int((ap == 1).sum()),
-            "nothing": int((ap == 0).sum()),
-        },
-    }
+def _settings(options: argparse.Namespace) -> search.Settings:
+    """Returns how embeddings become answers; without geometric steps no path has to be there."""
+    settings = search.Settings.of(options)
+    if any(text.startswith("geometric") for text in settings.steps):
+        return settings
+    return dataclasses.replace(settings, query_table=None, index_table=None)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python eval/report.py", description="The results page of a job, as one HTML file."
-    )
-    parser.add_argument("--results", required=True, metavar="JSON", help="results of the job")
-    parser.add_argument("--output", required=True, metavar="HTML", help="the page")
-    options = parser.parse_args(argv)
+    options = parse_args(argv)
+    output, bootstrap = options.output, options.bootstrap
     try:
-        size = write_report(results=options.results, output=options.output)
-    except (OSError, ValueError) as error:
+        if options.results is not None:
+            size = write_job_report(results=options.results, output=output, bootstrap=bootstrap)
+        else:
+            inputs = Inputs(
+                index=options.index,
+                query=options.query,
+                solution=options.solution,
+                weights=options.weights,
+                search=options.search,
+                settings=_settings(options),
+                predictions=options.predictions,
+                recognition_solution=options.recognition_solution,
+                labels=options.labels,
+                id_column=options.id_column,
+                label_column=options.label_column,
+                index_table=options.index_table,
+                query_tables=[options.query_table] if options.query_table else (),
+            )
+            size = write_report(inputs, output, title=options.title, bootstrap=bootstrap)
+    except (ImportError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{options.output}: {size / 1e6:.1f} MB")
+    print(f"{output}: {size / 1e6:.1f} MB")
     return 0
 
 

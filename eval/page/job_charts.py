@@ -1,51 +1,18 @@
-"""Charts of the results page as inline SVG, drawn by Matplotlib without pyplot.
-
-A chart takes its colours from the page, light or dark: it is drawn in placeholder colours, which
-become CSS variables in the SVG. Its texts are numbers and fixed words only, in the page's font.
-"""
+"""Charts of a training job: a metric by stage, and the training curves."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from eval.page import charts
 
-# Colours that no chart needs otherwise, by the CSS variable that takes their place.
-_INK, _MUTED, _GRID = "#010101", "#010102", "#010103"
-# 6 colours and 7 markers: together they tell 42 members apart.
-SERIES = 6
-_SERIES = tuple(f"#02020{number}" for number in range(1, SERIES + 1))
-_VARIABLES = {
-    _INK: "var(--ink)",
-    _MUTED: "var(--muted)",
-    _GRID: "var(--rule)",
-    **{colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, 1)},
-}
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-_STYLE = {
-    "svg.fonttype": "none",  # texts stay texts: small, selectable, in the page's font
-    "axes.edgecolor": _GRID,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "axes.labelcolor": _MUTED,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.unicode_minus": True,
-    "font.size": 10,
-    "text.color": _MUTED,
-    "text.parse_math": False,
-    "xtick.color": _GRID,
-    "xtick.labelcolor": _MUTED,
-    "ytick.color": _GRID,
-    "ytick.labelcolor": _MUTED,
-}
 # A stage narrower than this share of the chart is named by its number alone.
 _NARROW = 0.15
 
@@ -100,29 +67,34 @@ def progress(
         pixels: side of the images per stage; None where members differ.
     """
     stages = sorted({stage for by_stage in values.values() for stage in by_stage})
-    at = {stage: position for position, stage in enumerate(stages)}
-    with matplotlib.rc_context(_STYLE):
-        axes = _axes(5.2, 3.1)
+
+    def draw(axes: Axes) -> None:
         for row, by_stage in enumerate(values.values()):
             axes.plot(
-                [at[stage] for stage in sorted(by_stage)],
+                [stages.index(stage) for stage in sorted(by_stage)],
                 [by_stage[stage] for stage in sorted(by_stage)],
-                color=_SERIES[row % SERIES],
+                color=charts.COLOURS[row % charts.SERIES],
                 marker=MARKERS[row % len(MARKERS)],
                 linewidth=2,
                 markersize=7,
             )
         if ensemble is not None:
-            axes.axhline(ensemble, color=_INK, linewidth=1.5, dashes=(5, 3))
-            place = {"xytext": (0, 4), "textcoords": "offset points", "va": "bottom"}
-            left = (0, ensemble), axes.get_yaxis_transform()
-            text = f"ensemble {ensemble:.3f}"
-            axes.annotate(text, left[0], xycoords=left[1], color=_INK, weight="bold", **place)
+            axes.axhline(ensemble, color=charts.INK, linewidth=1.5, dashes=(5, 3))
+            axes.annotate(
+                f"ensemble {ensemble:.3f}",
+                (0, ensemble),
+                xycoords=axes.get_yaxis_transform(),
+                xytext=(0, 4),
+                textcoords="offset points",
+                color=charts.INK,
+                weight="bold",
+            )
         axes.set_xlim(-0.3, len(stages) - 0.7)
         axes.margins(y=0.14)
         axes.set_xticks(range(len(stages)), [_stage_name(s, pixels.get(s)) for s in stages])
         axes.set_ylabel("mAP@100")
-        return _svg(axes.figure, "progress")
+
+    return charts.make(draw, "progress")
 
 
 def curves(stages: Sequence[Stage], key: str, label: str, salt: str) -> str:
@@ -134,21 +106,14 @@ def curves(stages: Sequence[Stage], key: str, label: str, salt: str) -> str:
         label: of the vertical axis.
         salt: makes the ids inside the SVG differ from those of other charts.
     """
-    with matplotlib.rc_context(_STYLE):
-        axes = _axes(4.4, 2.9)
+    train = {"color": charts.COLOURS[0], "linewidth": 1.6}
+    validation = {"color": charts.COLOURS[1], "linewidth": 1.2, "dashes": (3, 2)}
+    validation |= {"marker": "o", "markersize": 3.2}
+
+    def draw(axes: Axes) -> None:
         for stage, start in _starts(stages):
-            _plot(axes, stage.train, key, start, color=_SERIES[0], linewidth=1.6)
-            _plot(
-                axes,
-                stage.validation,
-                key,
-                start,
-                color=_SERIES[1],
-                linewidth=1.2,
-                dashes=(3, 2),
-                marker="o",
-                markersize=3.2,
-            )
+            _plot(axes, stage.train, key, start, **train)
+            _plot(axes, stage.validation, key, start, **validation)
         axes.margins(x=0, y=0.06)
         axes.set_xlim(0, max(sum(stage.epochs for stage in stages), 1e-3))
         if key != "loss":
@@ -157,17 +122,8 @@ def curves(stages: Sequence[Stage], key: str, label: str, salt: str) -> str:
         axes.set_ylabel(label)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         _mark_stages(axes, stages)
-        return _svg(axes.figure, salt)
 
-
-def _axes(width: float, height: float) -> Axes:
-    """Returns empty axes with horizontal grid lines in a figure of this size in inches."""
-    axes = Figure(figsize=(width, height), layout="constrained").subplots()
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0)
-    axes.spines["left"].set_visible(False)
-    return axes
+    return charts.make(draw, salt)
 
 
 def _starts(stages: Sequence[Stage]) -> Iterator[tuple[Stage, float]]:
@@ -190,7 +146,7 @@ def _mark_stages(axes: Axes, stages: Sequence[Stage]) -> None:
     total = axes.get_xlim()[1]
     for stage, start in _starts(stages):
         if start:
-            axes.axvline(start, color=_MUTED, linewidth=1)
+            axes.axvline(start, color=charts.MUTED, linewidth=1)
         narrow = stage.epochs < _NARROW * total
         name = str(stage.number) if narrow else _stage_name(stage.number, stage.pixels)
         axes.annotate(
@@ -207,24 +163,3 @@ def _mark_stages(axes: Axes, stages: Sequence[Stage]) -> None:
 
 def _stage_name(number: int, pixels: int | None) -> str:
     return f"stage {number}" + (f"\n{pixels} px" if pixels else "")
-
-
-def _svg(figure: Figure, salt: str) -> str:
-    """Returns the figure as an `<svg>` element that fills its place in the page.
-
-    Equal figures give equal text: the ids come from `salt`. What only a file of its own needs
-    (name spaces, metadata with the date, size) is left out.
-    """
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": salt}):
-        FigureCanvasSVG(figure).print_svg(buffer)
-    text = buffer.getvalue()
-    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    opening, rest = text.split(">", 1)
-    opening = re.sub(r' (xmlns(:\w+)?|width|height|version)="[^"]*"', "", opening)
-    used = set(re.findall(r"#([\w-]+)", rest))
-    # Names such as "axes_1" come back in every chart, and ids must be unique in a page.
-    rest = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", rest)
-    for colour, variable in _VARIABLES.items():
-        rest = rest.replace(colour, variable)
-    return f"{opening}>{rest}".strip()
