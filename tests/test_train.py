@@ -161,8 +161,8 @@ def test_another_recipe_in_the_same_workdir_is_refused(finished, shards, capsys)
     ("tpu", "message"),
     [
         ([], "expected the environment's TPU; found none"),
-        (["local"], "the TPU system did not start"),
-        (["grpc://127.0.0.1:9"], "nobody answers at that address"),
+        (["local"], "no TPU started in this machine"),
+        (["grpc://127.0.0.1:9"], "no TPU answers at that address"),
     ],
 )
 def test_tpu_without_a_tpu_is_an_error_and_no_traceback(shards, tmp_path, tpu, message):

@@ -1,5 +1,7 @@
 """Where the training runs: a TPU, the GPUs, several hosts, several CPUs, or this CPU."""
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -48,9 +50,18 @@ def precision_for(strategy: tf.distribute.Strategy) -> str:
     """Returns the Keras dtype policy: mixed_bfloat16 where bfloat16 is native, else float32."""
     kind = _kind(strategy)
     if kind == "GPU":
-        found = [details.get("compute_capability", (0, 0)) for details in _gpu_details()]
-        return "mixed_bfloat16" if min(found) >= BFLOAT16_CAPABILITY else "float32"
+        return precision_of_gpus(_gpu_details())
     return "mixed_bfloat16" if kind == "TPU" else "float32"
+
+
+def precision_of_gpus(gpus: Sequence[dict]) -> str:
+    """Returns the policy that all GPUs can have.
+
+    Args:
+        gpus: of each what `tf.config.experimental.get_device_details` says.
+    """
+    oldest = min(details.get("compute_capability", (0, 0)) for details in gpus)
+    return "mixed_bfloat16" if oldest >= BFLOAT16_CAPABILITY else "float32"
 
 
 def describe(strategy: tf.distribute.Strategy) -> str:
