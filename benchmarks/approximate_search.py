@@ -47,7 +47,7 @@ from retrieval.scann_parameters import suggest
 
 _ROWS = 8192  # made at a time
 _LISTS = (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 50, 64, 80, 100, 130, 160, 200, 260)
-_FACTORS = (1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 6, 10)
+_FACTORS = (1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 2, 2.25, 2.5, 3, 4, 6, 10)
 _EXPANSIONS = (100, 115, 130, 150, 175, 200, 230, 260, 300, 350, 400, 500, 600, 800, 1200, 2000)
 
 
@@ -161,18 +161,13 @@ def ours(
     vectors: np.ndarray, asked: Questions, recalls: Sequence[float], args: argparse.Namespace
 ) -> list[ScannSearcher | None]:
     """Returns for every recall what the tuner finds."""
-    tuned = tuning.tune(
-        vectors, k=args.k, recall=recalls[len(recalls) // 2], queries=asked.queries,
-        builds=args.builds, threads=args.threads, exactly=False, stream=sys.stderr,
-    ).searcher  # fmt: skip
     found = []
     for wanted in recalls:
-        try:
-            chosen = tuning.retune(tuned, asked, wanted).chosen
-            found.append(tuned.with_parameters(chosen.parameters))
-        except ValueError as error:
-            print(error, file=sys.stderr)
-            found.append(None)
+        tuned = tuning.tune(
+            vectors, k=args.k, recall=wanted, queries=asked.queries, builds=args.builds,
+            threads=args.threads, exactly=False, stream=sys.stderr,
+        )  # fmt: skip
+        found.append(tuned.searcher if tuning.reaches(tuned.curve.chosen, wanted) else None)
     return found
 
 
@@ -196,6 +191,8 @@ def compare(dimension: int, args: argparse.Namespace) -> None:
     ]
     ways = {"ours": ours(vectors, halves[0], args.recalls, args)}
     for name, make in PEERS.items():
+        if name not in args.peers:
+            continue
         if importlib.util.find_spec(name) is None:
             print(f"{name} is missing")
             continue
@@ -291,6 +288,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--queries", type=int, default=1000, help="of each half")
     parser.add_argument("--k", type=int, default=100)
     parser.add_argument("--recalls", type=float, nargs="+", default=[0.98, 0.99, 0.995])
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--passes", type=int, default=5)
     parser.add_argument("--builds", type=int, default=4, help="that the tuner may try")

@@ -22,7 +22,9 @@ from retrieval.recall_curve import Curve, Point
 from retrieval.scann_parameters import WORTH_FROM, Parameters, suggest
 
 # Vectors rescored per answer.
-CANDIDATES = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 50.0)
+CANDIDATES = (
+    1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 2.0, 2.25, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 50.0,
+)  # fmt: skip
 # More candidates are not tried once they raise the recall by less than this, nor more leaves once
 # so many rungs, each a fifth more, have not.
 _LEAST_GAIN, _RUNGS = 5e-4, 3
