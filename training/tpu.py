@@ -167,4 +167,8 @@ def _wheel() -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """Returns the first line of a message that says something."""
+    empty = ("Graph execution error:", "Detected at node", "<stack traces", "[[")
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(empty)]
+    return (said or [type(error).__name__])[0][:200]
