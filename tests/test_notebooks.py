@@ -1,6 +1,7 @@
 """The notebooks from their first cell to their last, each in a process as Jupyter starts it."""
 
 import importlib.metadata
+import json
 import os
 import re
 import signal
@@ -12,8 +13,6 @@ import nbformat
 import pytest
 import tensorflow as tf
 from conftest import ROOT
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 import files
@@ -24,19 +23,19 @@ from training import tpu
 
 FOLDER = ROOT / "notebooks"
 NAMES = ("train_colab", "search_colab")
-# Of the libraries that start a kernel, and of TensorFlow, whose lines are no Python warnings.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*(zmq|Proactor|event loop).*:RuntimeWarning", "ignore::DeprecationWarning:zmq.*"
-)
 
 
-class OwnPython(KernelSpecManager):
-    """Finds the kernel of this Python, whatever kernels the machine has."""
-
-    def get_kernel_spec(self, kernel_name):
-        command = [sys.executable, "-W", "error", "-m", "ipykernel_launcher"]
-        command += ["-f", "{connection_file}"]
-        return KernelSpec(argv=command, display_name=kernel_name, language="python")
+@pytest.fixture(scope="module", autouse=True)
+def own_kernel(tmp_path_factory):
+    """The kernel is this Python with warnings as errors, whatever kernels the machine has."""
+    folder = tmp_path_factory.mktemp("jupyter")
+    argv = [sys.executable, "-W", "error", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel = folder / "kernels/python3/kernel.json"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text(json.dumps({"argv": argv, "display_name": "own", "language": "python"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(folder))
+        yield
 
 
 def read(name):
@@ -51,9 +50,8 @@ def execute(name, folder, **parameters):
     assert parameters.keys() <= known.keys()
     lines = [f"{key} = {parameters[key]!r}" for key in known if key in parameters]
     cell.source += "\n" + "\n".join(lines)
-    manager = AsyncKernelManager(kernel_spec_manager=OwnPython())
-    metadata = {"metadata": {"path": str(FOLDER)}}
-    NotebookClient(notebook, km=manager, timeout=300, resources=metadata).execute()
+    resources = {"metadata": {"path": str(FOLDER)}}
+    NotebookClient(notebook, timeout=600, resources=resources).execute()
     nbformat.write(notebook, folder / f"{name}.ipynb")
     return notebook
 
@@ -74,7 +72,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebooks")
     draw.draw(folder / "photographs", size="tiny", workers=1)
     parameters = {"RECIPE": "tiny", "SOURCE": str(folder / "photographs")}
-    parameters |= {"WORKDIR": str(folder / "run"), "MEMBERS": ["A"]}
+    parameters |= {"WORKDIR": str(folder / "run"), "MEMBERS": ["A"], "STAGE": "1"}
     parameters["SETTINGS"] = ["stage.epochs=1"]
     return folder, parameters, outputs(execute("train_colab", folder, **parameters))
 
@@ -83,7 +81,7 @@ def test_training_goes_from_shards_to_a_report(trained):
     folder, _, shown = trained
     assert "a machine of your own" in shown["machine"]
     assert re.search(r"1 replica, 1 host, float32, TensorFlow 2\.20", shown["device"])
-    assert "stage 3  epoch   1.00" in shown["train"]
+    assert "stage 1  epoch   1.00" in shown["train"]
     row = re.search(r"\| A \| (0\.\d{3}) \| (0\.\d{3}) \| (0\.\d{3}) \|", shown["scores"])
     page = (folder / "run/report.html").read_text()
     assert row[1] in page
@@ -96,12 +94,11 @@ def test_a_second_run_does_nothing_anew(trained):
     made = [*folder.rglob("*.keras"), *folder.rglob("*.npy"), *folder.rglob("*.tfrec")]
     made += folder.rglob("*.pb")
     before = {path: path.stat().st_mtime_ns for path in made}
-    assert len(before) >= 3 + 2 + 1 + 1
+    assert len(before) >= 1 + 2 + 1 + 1
     shown = outputs(execute("train_colab", folder, **parameters))
-    assert shown["train"].count("finished before") == 3
-    assert "step" not in shown["train"].replace("--step", "")
-    assert shown["embed"].count("nothing to do") == 2
-    assert "made before" in shown["export"]
+    assert shown["train"].count("finished before") == 1
+    assert "epoch " not in shown["train"]
+    assert (shown["export"] + shown["embed"]).count("made before") == 3
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
@@ -149,7 +146,7 @@ def test_commands_of_a_notebook_exist_and_know_their_options(name):
 def test_training_in_a_bucket(trained, tmp_path):
     """ram:// is TensorFlow's file system in memory; it stands for a bucket."""
     import train
-    from export import savedmodel
+    from models import storage
     from tfrecords_tools import write
 
     bucket = f"ram://{tmp_path.name}/run"
@@ -162,22 +159,17 @@ def test_training_in_a_bucket(trained, tmp_path):
     assert {"checkpoints", "log.jsonl", "model.keras", "stage.json"} <= {
         n.strip("/") for n in found
     }
-    argv = ["--recipe", "tiny", "--member", "A", "--stage", "1", "--workdir", bucket]
-    assert savedmodel.main([*argv, "--output", str(tmp_path / "model")]) == 0
-    cells.keep(str(tmp_path), bucket, "model")
-    assert (
-        files.read(f"{bucket}/model/waymark.json") == (tmp_path / "model/waymark.json").read_bytes()
-    )
-    assert files.exists(f"{bucket}/model/variables/variables.index")
+    assert storage.load_model(f"{bucket}/A/stage-1/model.keras").output_shape == (None, 8)
 
 
 def test_keep_copies_files_and_folders_and_nothing_onto_itself(tmp_path):
     (tmp_path / "from/deep").mkdir(parents=True)
     (tmp_path / "from/deep/a.txt").write_text("a")
     (tmp_path / "from/b.txt").write_text("b")
-    cells.keep(str(tmp_path / "from"), str(tmp_path / "to"), "deep", "b.txt")
-    assert (tmp_path / "to/deep/a.txt").read_text() == "a"
-    assert (tmp_path / "to/b.txt").read_text() == "b"
+    for target in (str(tmp_path / "to"), f"ram://{tmp_path.name}/to"):
+        cells.keep(str(tmp_path / "from"), target, "deep", "b.txt")
+        assert files.read(f"{target}/deep/a.txt") == b"a"
+        assert files.read(f"{target}/b.txt") == b"b"
     cells.keep(str(tmp_path / "from"), f"{tmp_path}/to/../from", "no such file")
 
 
@@ -280,6 +272,15 @@ def test_what_is_installed_where(kind, wheels, unwanted, wheel):
     found = hosted.changes(BASE, EXTRAS[kind], wheels)
     assert found == (unwanted, [*BASE, *EXTRAS[kind]] if wheel else [])
     assert wheel is None or EXTRAS[kind][0] == wheel
+
+
+def test_a_machine_of_ones_own_keeps_its_tensorflow(tmp_path, monkeypatch):
+    wheels = {"tensorflow-cpu": "2.20.0"}
+    assert hosted.changes(BASE, EXTRAS["tpu"], wheels, keep_wheel=True) == ([], [])
+    text = '[project]\ndependencies = []\n[project.optional-dependencies]\ncpu = ["tensorflow==9"]'
+    (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(cells.CommandError, match=r"expected tensorflow==9\. Received: tensorflow-"):
+        hosted.install(tmp_path, "cpu")
 
 
 def test_a_missing_package_leaves_tensorflow_as_it_is():

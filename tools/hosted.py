@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 import tensorflow_wheels
 from tools import cells
 
+OWN = "a machine of your own"
 DRIVE = "/content/drive"
 KEPT_ON_DRIVE = f"{DRIVE}/MyDrive/waymark"
 # What only a machine with a TPU has: its chips, or a variable that names it.
@@ -26,10 +27,10 @@ GPU_SIGN = "/dev/nvidia0"
 
 
 def place(environment: Mapping[str, str] = os.environ) -> str:
-    """Returns "Colab", "Kaggle" or "a machine of your own"."""
+    """Returns "Colab", "Kaggle" or `OWN`."""
     if "COLAB_RELEASE_TAG" in environment:
         return "Colab"
-    return "Kaggle" if "KAGGLE_KERNEL_RUN_TYPE" in environment else "a machine of your own"
+    return "Kaggle" if "KAGGLE_KERNEL_RUN_TYPE" in environment else OWN
 
 
 def accelerator() -> str:
@@ -57,19 +58,29 @@ def prepare() -> None:
 def install(project: str | os.PathLike[str], kind: str) -> None:
     """Installs the project's dependencies into this Python, where some are missing.
 
+    Another TensorFlow gives way on Colab and Kaggle, whose machines are thrown away after use.
+
     Args:
         project: folder with pyproject.toml; without one pip has installed all of it before.
         kind: of `accelerator`.
 
     Raises:
-        CommandError: pip did not succeed; it has said why.
+        CommandError: pip did not succeed and has said why, or a TensorFlow that does not fit is on
+            a machine of one's own.
     """
     path = pathlib.Path(project, "pyproject.toml")
     if not path.is_file():
         return
     table = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
     extra = table["optional-dependencies"][kind]
-    unwanted, needed = changes(table["dependencies"], extra, tensorflow_wheels.installed())
+    is_own = place() == OWN
+    wheels = tensorflow_wheels.installed()
+    unwanted, needed = changes(table["dependencies"], extra, wheels, keep_wheel=is_own)
+    if unwanted and is_own:
+        raise cells.CommandError(
+            f"expected {extra[0]}. Received: {', '.join(unwanted)}; they share a folder. Take an "
+            f"environment of its own, or pip uninstall -y {' '.join(unwanted)} first"
+        )
     if unwanted:  # wheels of one folder: each would overwrite the other's files
         cells.python("-m", "pip", "uninstall", "--yes", *unwanted)
     if needed:
@@ -79,7 +90,11 @@ def install(project: str | os.PathLike[str], kind: str) -> None:
 
 
 def changes(
-    dependencies: Sequence[str], extra: Sequence[str], wheels: Mapping[str, str]
+    dependencies: Sequence[str],
+    extra: Sequence[str],
+    wheels: Mapping[str, str],
+    *,
+    keep_wheel: bool = False,
 ) -> tuple[list[str], list[str]]:
     """Returns the TensorFlow wheels to uninstall and the requirements to give to pip.
 
@@ -90,11 +105,12 @@ def changes(
         dependencies: the project's, without TensorFlow.
         extra: requirements for the accelerator, TensorFlow's wheel first.
         wheels: of `tensorflow_wheels.installed`.
+        keep_wheel: whether a TensorFlow of the right version stays even where there may be a TPU.
     """
     wheel = Requirement(extra[0])
     found = [name for name in tensorflow_wheels.WHEELS if name in wheels]
     fits = len(found) == 1 and wheels[found[0]] in wheel.specifier
-    fits = fits and (wheel.name != "tensorflow-tpu" or found == [wheel.name])
+    fits = fits and (keep_wheel or wheel.name != "tensorflow-tpu" or found == [wheel.name])
     fits = fits and tensorflow_wheels.find_problem(wheels) is None
     if fits and all(map(_is_met, dependencies)):
         return [], []
