@@ -10,11 +10,11 @@ from eval.page.hardness import CONFUSED, FEW, MIXED, NOTHING, OTHERS, TIE, UNANS
 FALLING = np.linspace(0.9, 0.54, 10)  # 0.04 apart: 4 % of the first
 
 
-def judge(codes, *, right="", similarities=FALLING, own=0, positives=10, others=30):
+def judge(codes, *, right="", similarities=FALLING, own=0, positives=10, others=30, size=20):
     """Judges one query, besides `others` with ten right images each and similarities from 0.8.
 
-    `codes` are the classes of its answers, "-" for one that is not known; `right` marks the right
-    ones with "1".
+    `codes` are the classes of its answers, "-" for one that is not known, each with `size` images;
+    `right` marks the right ones with "1".
     """
     count = len(codes)
     marks = np.zeros((1 + others, 10), bool)
@@ -30,7 +30,7 @@ def judge(codes, *, right="", similarities=FALLING, own=0, positives=10, others=
     numbers[1:] = 9
     owns = np.array([own] + [9] * others)
     amounts = np.array([positives] + [10] * others)
-    return hardness.judge(marks, there, values, numbers, owns, amounts)
+    return hardness.judge(marks, there, values, numbers, np.full(marks.shape, size), owns, amounts)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,11 @@ def judge(codes, *, right="", similarities=FALLING, own=0, positives=10, others=
         ("1123456789", {"similarities": np.array([0.9, 0.89] + [0.5] * 8)}, [MIXED]),  # one near
         ("1223456789", {"similarities": np.array([0.9, 0.89] + [0.5] * 8)}, [TIE]),  # two near
         ("1234567890", {"similarities": np.array([0.9, 0.88] + [0.5] * 8)}, [MIXED]),  # 2.2 %
+        ("1234516789", {"size": 4}, [CONFUSED]),  # half of the class of the first answer
+        ("1234516789", {"size": 5}, [MIXED]),
+        ("2134516789", {"size": 4}, [MIXED]),  # not the first answer
+        ("1234567890", {"size": 1}, [MIXED]),  # one image is no class
+        ("1111222233", {"size": 8}, [CONFUSED]),
         ("----------", {}, [OTHERS]),
         ("--11------", {}, [MIXED]),
         ("1", {}, [CONFUSED]),  # an index of one image
@@ -74,7 +79,8 @@ def test_exactly_one_reason_about_the_answers():
     codes = np.where(there, rng.integers(-1, 5, (count, 10)), -1)
     values = np.where(there, -np.sort(-rng.random((count, 10)), axis=1), np.nan)
     own, positives = rng.integers(-1, 5, count), rng.integers(1, 9, count)
-    found = hardness.judge(right & there, there, values, codes, own, positives)
+    sizes = rng.integers(1, 9, codes.shape)
+    found = hardness.judge(right & there, there, values, codes, sizes, own, positives)
     ways = sum(found.holds[name] for name in (UNANSWERED, CONFUSED, TIE, UNLIKE, MIXED, OTHERS))
     assert (ways == 1).all()
     assert found.holds.keys() == hardness.RULES.keys()

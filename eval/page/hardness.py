@@ -28,8 +28,9 @@ RULES = {
     "right.",
     FEW: f"at most {FEWEST} images of the index are right, and at most half the median of all "
     "queries.",
-    CONFUSED: f"at least half of the first {TOP} answers are wrong images of one other class.",
-    TIE: f"no class has so many, and wrong images of at least two classes are within "
+    CONFUSED: f"at least half of the first {TOP} answers are wrong images of one class, or the "
+    f"first answer is, and half of that class (two images or more) is among the first {TOP}.",
+    TIE: f"no class is so frequent, and wrong images of at least two classes are within "
     f"{100 * NEAR:.0f} % of the first answer's similarity.",
     UNLIKE: f"at least half of the first {TOP} answers are right; what is missing comes later.",
     MIXED: f"none of these: the first {TOP} answers are of many classes.",
@@ -44,8 +45,8 @@ class Reasons:
 
     Attributes:
         holds: by reason, (Q,) bool.
-        rival: (Q,) int64, the class with the most wrong images among the first answers; -1 if
-            there is none whose class is known.
+        rival: (Q,) int64, the class that the query is taken for, or the one with the most wrong
+            images among the first answers; -1 if there is none whose class is known.
         rival_count: (Q,) int64, how many.
         shown: (Q,) int64, the number of first answers that were looked at.
         right: (Q,) int64, how many of these are right.
@@ -79,7 +80,9 @@ def find(run: Run, classes: Classes) -> Reasons:
     similarities[answered] = run.similarities[run.answers[answered], :width]
     codes = np.where(positions >= 0, classes.index[positions], -1)
     own = np.where(answered, classes.query[run.answers], -1)
-    return judge(right, positions >= 0, similarities, codes, own, relevance.positives)
+    amounts = np.bincount(classes.index[classes.index >= 0], minlength=1)
+    sizes = np.where(codes >= 0, amounts[codes], 0)
+    return judge(right, positions >= 0, similarities, codes, sizes, own, relevance.positives)
 
 
 def judge(
@@ -87,6 +90,7 @@ def judge(
     there: np.ndarray,
     similarities: np.ndarray,
     codes: np.ndarray,
+    sizes: np.ndarray,
     own: np.ndarray,
     positives: np.ndarray,
 ) -> Reasons:
@@ -97,6 +101,7 @@ def judge(
         there: (Q, t) bool, which of them there are.
         similarities: (Q, t) float32 of the answers, NaN where there is none.
         codes: (Q, t) int64, their classes, -1 where not known.
+        sizes: (Q, t) int64, how many images these classes have in the index.
         own: (Q,) int64, the queries' classes, -1 where not known.
         positives: (Q,) int64, right images in the index.
     """
@@ -105,8 +110,10 @@ def judge(
     rival_images = ~right & (codes >= 0) & (codes != own[:, None])
     same = codes[:, :, None] == codes[:, None, :]  # (Q, t, t)
     counts = (same & rival_images[:, None, :]).sum(axis=2) * rival_images
-    place = counts.argmax(axis=1)
-    rival_count = counts.max(axis=1)
+    # A class of few images cannot fill half of the answers: half of the class is enough then.
+    leads = (counts[:, 0] >= 2) & (2 * counts[:, 0] >= sizes[:, 0])
+    place = np.where(leads, 0, counts.argmax(axis=1))
+    rival_count = np.take_along_axis(counts, place[:, None], axis=1)[:, 0]
     rival = np.where(rival_count > 0, np.take_along_axis(codes, place[:, None], axis=1)[:, 0], -1)
     first = similarities[:, 0]
     low = _low(first, right[:, 0])
@@ -117,7 +124,7 @@ def judge(
 
     unanswered = shown == 0
     unlike = 2 * count_right >= shown
-    confused = ~unlike & (2 * rival_count >= shown)
+    confused = ~unlike & (leads | (2 * rival_count >= shown))
     tie = ~unlike & ~confused & (firsts.sum(axis=1) >= 2)
     known = rival_count > 0
     holds = {

@@ -11,8 +11,9 @@ import numpy as np
 from eval import coded, command, ranking_metrics
 from eval.page.inputs import Inputs
 from eval.relevance import Relevance
-from retrieval import embeddings, ensemble, precision, search
-from retrieval.unique_ids import few
+from retrieval import embeddings, ensemble, search
+from retrieval.stored import precision
+from retrieval.stored.unique_ids import few
 
 DEPTH = 100  # ranks that are judged
 TOP = 10  # ranks whose similarities and classes are looked at
