@@ -39,11 +39,11 @@ if not __package__:
 
 import numpy as np
 
-from retrieval import questions, tuning
-from retrieval.approximate import ScannSearcher
-from retrieval.questions import Questions
-from retrieval.recall_curve import Point
-from retrieval.scann_parameters import suggest
+from retrieval.indexing import questions, tuning
+from retrieval.indexing.questions import Questions
+from retrieval.indexing.recall_curve import Point
+from retrieval.nearest.approximate import ScannSearcher
+from retrieval.nearest.scann_parameters import suggest
 
 _ROWS = 8192  # made at a time
 _LISTS = (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 50, 64, 80, 100, 130, 160, 200, 260)

@@ -30,8 +30,9 @@ if not __package__:
 
 import numpy as np
 
-from retrieval import cores, precision
-from retrieval.exact import ExactSearcher
+from retrieval.nearest import cores
+from retrieval.nearest.exact import ExactSearcher
+from retrieval.stored import precision
 
 _ROWS = 2048  # made at a time
 

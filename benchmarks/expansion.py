@@ -28,8 +28,8 @@ if not __package__:
 import numpy as np
 import scipy.sparse
 
-from retrieval import expansion
-from retrieval.expansion import Weights
+from retrieval.reranking import expansion
+from retrieval.reranking.expansion import Weights
 
 RULES = {"DBA, 10": Weights.decaying(10), "alpha-QE, 50": Weights.alpha_weighted(50, 3.0)}
 GLDV2 = 760_000

@@ -38,10 +38,12 @@ if not __package__:
 import numpy as np
 
 from benchmarks import re_ranking
-from retrieval import exact, expansion, k_reciprocal, neighbors, prepared_gallery, tuning
-from retrieval import questions as asking
-from retrieval.approximate import ScannSearcher
-from retrieval.scann_parameters import Parameters, suggest
+from retrieval.indexing import questions as asking
+from retrieval.indexing import tuning
+from retrieval.nearest import exact, neighbors
+from retrieval.nearest.approximate import ScannSearcher
+from retrieval.nearest.scann_parameters import Parameters, suggest
+from retrieval.reranking import expansion, k_reciprocal, prepared_gallery
 
 K, K1, K2 = 100, 20, 6
 _LISTED = K1 + 1 + 8  # what `neighbors.of_searcher` asks for

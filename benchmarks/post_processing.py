@@ -38,9 +38,11 @@ import recipes
 from end_to_end import Job, embed
 from eval import coded, metrics, recognition, significance, solutions
 from recipes.schema import Recipe
-from retrieval import embeddings, ensemble, search, steps, validation
+from retrieval import embeddings, ensemble, search
 from retrieval.embeddings import write_json
-from retrieval.post_processing import Reference, State
+from retrieval.projecting import validation
+from retrieval.reranking import steps
+from retrieval.reranking.post_processing import Reference, State
 
 _BOOTSTRAP = 2000
 _TOPS = (1, 2, 3, 5, 10, 20, 30)

@@ -35,7 +35,8 @@ if not __package__:
 import numpy as np
 import psutil
 
-from retrieval import k_reciprocal, neighbors, prepared_gallery
+from retrieval.nearest import neighbors
+from retrieval.reranking import k_reciprocal, prepared_gallery
 
 PARAMETERS = {"k1": 20, "k2": 6, "lambda_value": 0.3}
 INPUTS = ("features", "distances", "cosines")

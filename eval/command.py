@@ -9,7 +9,7 @@ import numpy as np
 
 from eval import metrics
 from retrieval import embeddings, search
-from retrieval.unique_ids import few
+from retrieval.stored.unique_ids import few
 
 _ROWS = 16384
 

@@ -13,9 +13,10 @@ if not __package__:
 import numpy as np
 
 from eval import breakdown, command, metrics, solutions
-from retrieval import embeddings, search, voting
-from retrieval import non_landmarks as penalties
-from retrieval.unique_ids import few
+from retrieval import embeddings, search
+from retrieval.reranking import non_landmarks as penalties
+from retrieval.reranking import voting
+from retrieval.stored.unique_ids import few
 
 
 def vote(answers: search.Answers, labels: Mapping[str, str]) -> dict[str, metrics.Prediction]:
@@ -43,7 +44,7 @@ def recognise(
     non_landmarks: Sequence[str],
     labels: Mapping[str, str],
 ) -> dict[str, metrics.Prediction]:
-    """Labels the queries with the penalty of `retrieval.non_landmarks`.
+    """Labels the queries with the penalty of `retrieval.reranking.non_landmarks`.
 
     Args:
         index: embeddings directories of the labelled images, one per member of the ensemble.

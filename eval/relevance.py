@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from retrieval.unique_ids import few
+from retrieval.stored.unique_ids import few
 
 # Queries judged at a time, and entries per query of their table: together 1 MB, for the cache.
 _BLOCK = 256

@@ -21,7 +21,7 @@ import numpy as np
 from eval import breakdown, command, solutions
 from eval import revisited_protocol as protocol
 from retrieval import embeddings, search
-from retrieval.unique_ids import few
+from retrieval.stored.unique_ids import few
 
 # What the queries' descriptors are of, and what the result says about it.
 QUERIES = {

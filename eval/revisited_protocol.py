@@ -24,7 +24,7 @@ import numpy as np
 import files
 from eval import scores
 from eval.scores import Score
-from retrieval.unique_ids import few
+from retrieval.stored.unique_ids import few
 
 SETTINGS = {
     "easy": (("easy",), ("junk", "hard")),

@@ -291,7 +291,7 @@ class Recipe:
         stages: the stages in order.
         seed: order of the images, initial weights, augmentation.
         post_processing: what comes between the ensemble's embeddings and its answers, in order, as
-            texts of `retrieval.steps`: "expand_queries:rule=alpha,top=10", "k_reciprocal".
+            texts of `retrieval.reranking.steps`: "expand_queries:top=10", "k_reciprocal".
     """
 
     name: str

@@ -19,11 +19,18 @@ from typing import IO
 import numpy as np
 
 import files
-from retrieval import directory as layout
-from retrieval import precision
-from retrieval.directory import FORMAT, IDS_NAME, MANIFEST_NAME, SCALES_NAME, VECTORS_NAME, VERSION
-from retrieval.unique_ids import check_unique, few
-from retrieval.writer import NORM_TOLERANCE, EmbeddingsWriter
+from retrieval.stored import directory as layout
+from retrieval.stored import precision
+from retrieval.stored.directory import (
+    FORMAT,
+    IDS_NAME,
+    MANIFEST_NAME,
+    SCALES_NAME,
+    VECTORS_NAME,
+    VERSION,
+)
+from retrieval.stored.unique_ids import check_unique, few
+from retrieval.stored.writer import NORM_TOLERANCE, EmbeddingsWriter
 
 __all__ = [
     "FORMAT",

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from retrieval import precision
 from retrieval.embeddings import Embeddings
-from retrieval.unique_ids import few
+from retrieval.stored import precision
+from retrieval.stored.unique_ids import few
 
 COMBINATIONS = ("concatenate", "scores", "sum")
 MISSING = ("error", "drop")

@@ -20,9 +20,10 @@ if not __package__:
 import numpy as np
 
 from progress import Progress
-from retrieval import index_changes, recall_curve, search, stored_index
+from retrieval import search
 from retrieval.ensemble import COMBINATIONS
-from retrieval.precision import Rows
+from retrieval.indexing import index_changes, recall_curve, stored_index
+from retrieval.stored.precision import Rows
 
 _PIECE = 8192  # queries
 

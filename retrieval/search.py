@@ -18,10 +18,12 @@ if not __package__:
 import numpy as np
 
 import columns
-from retrieval import embeddings, ensemble, steps, validation
-from retrieval.post_processing import Reference, State
-from retrieval.searchers import KINDS, make_searcher, resolve, search_in_pieces
-from retrieval.unique_ids import few
+from retrieval import embeddings, ensemble
+from retrieval.nearest.searchers import KINDS, make_searcher, resolve, search_in_pieces
+from retrieval.projecting import validation
+from retrieval.reranking import steps
+from retrieval.reranking.post_processing import Reference, State
+from retrieval.stored.unique_ids import few
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Settings:
         combine: how members are joined, "concatenate", "scores" or "sum"; see `ensemble.join`.
         missing: what to do with ids that a member lacks, "error" or "drop".
         memory_mb: working memory of exact search in MiB.
-        steps: texts of `retrieval.steps`, in order; none is the plain search.
+        steps: texts of `retrieval.reranking.steps`, in order; none is the plain search.
         reference: embeddings directories of the labelled set, one per member, for steps that need
             one.
         reference_labels: table of its labels, columns id and label.

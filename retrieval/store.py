@@ -23,8 +23,9 @@ from collections.abc import Callable
 if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
-from retrieval import embeddings, ensemble, formats, operations, precision, verification
-from retrieval.unique_ids import few
+from retrieval import embeddings, ensemble
+from retrieval.stored import formats, operations, precision, verification
+from retrieval.stored.unique_ids import few
 
 _Options = argparse.Namespace
 

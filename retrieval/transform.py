@@ -20,9 +20,10 @@ import numpy as np
 import columns
 import files
 from progress import Progress
-from retrieval import covariance, dimension_curve, embeddings, transforms, validation
-from retrieval.projections import Transform
-from retrieval.unique_ids import few
+from retrieval import embeddings
+from retrieval.projecting import covariance, dimension_curve, transforms, validation
+from retrieval.projecting.projections import Transform
+from retrieval.stored.unique_ids import few
 
 KINDS = ("pca", "pca_whitening", "learned_whitening", "power")
 

@@ -16,8 +16,9 @@ if not __package__:
 
 import numpy as np
 
-from retrieval import embeddings, ensemble, validation
+from retrieval import embeddings, ensemble
 from retrieval.embeddings import Embeddings
+from retrieval.projecting import validation
 
 # Factors by which one weight is changed, the coarse ones first.
 FACTORS = (2.0, 2**0.5, 2**0.25)

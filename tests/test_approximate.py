@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from retrieval import approximate, search
-from retrieval.approximate import ScannSearcher
-from retrieval.exact import ExactSearcher
-from retrieval.scann_parameters import Parameters, suggest
+from retrieval import search
+from retrieval.nearest import approximate
+from retrieval.nearest.approximate import ScannSearcher
+from retrieval.nearest.exact import ExactSearcher
+from retrieval.nearest.scann_parameters import Parameters, suggest
 
 
 def clusters(count, dimension, seed=0):
@@ -212,7 +213,7 @@ def test_a_missing_scann_is_named(monkeypatch):
 
 def test_scann_does_not_load_tensorflow():
     code = (
-        "import sys, numpy as np; from retrieval import approximate;"
+        "import sys, numpy as np; from retrieval.nearest import approximate;"
         "approximate.ScannSearcher(np.eye(4, dtype=np.float32), k=2);"
         "print('scann' in sys.modules, 'tensorflow' in sys.modules)"
     )

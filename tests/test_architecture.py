@@ -203,12 +203,12 @@ def without_tensorflow(sources):
 
 
 def lazy_scann(sources):
-    """scann loads TensorFlow if it can: it stays inside functions of retrieval/approximate.py."""
+    """scann loads TensorFlow if it can: it stays inside functions of approximate.py."""
     for path, source in product(sources).items():
         functions = [n for n in ast.walk(parse(source)) if isinstance(n, ast.FunctionDef)]
         lazy = {line for f in functions for line in range(f.lineno, f.end_lineno + 1)}
         for line, name in imports(path, source):
-            allowed = path == "retrieval/approximate.py" and line in lazy
+            allowed = path == "retrieval/nearest/approximate.py" and line in lazy
             if top(name) == "scann" and not allowed:
                 yield f"{path}:{line} imports scann"
 
@@ -247,7 +247,7 @@ def test_repository(check):
 
 def test_repository_is_seen():
     paths = repository()
-    assert {"retrieval/exact.py", "eval/gap.py", "tests/test_architecture.py"} <= paths.keys()
+    assert {"retrieval/search.py", "eval/gap.py", "tests/test_architecture.py"} <= paths.keys()
 
 
 MAIN = "\nif __name__ == '__main__':\n    main()\n"
@@ -261,7 +261,7 @@ BAD = [
         {"tfrecords_tools/a.py": "from input_pipeline import ops", "input_pipeline/ops.py": ""},
     ),
     (arrows, {"tfrecords_tools/a.py": "from input_pipeline import x"}),
-    (arrows, {"export/a.py": "from retrieval.exact import ExactSearcher"}),
+    (arrows, {"export/a.py": "from retrieval.nearest.exact import ExactSearcher"}),
     (arrows, {"demo/a.py": "from tests import conftest"}),
     (arrows, {"train.py": "import eval.gap"}),
     (no_cycle, {"models/a.py": "from models import b", "models/b.py": "import models.a"}),
@@ -288,7 +288,7 @@ BAD = [
     (without_tensorflow, {"retrieval/a.py": "from keras import ops"}),
     (without_tensorflow, {"retrieval/a.py": "import tensorflow_datasets"}),
     (without_tensorflow, {"models/heads.py": "import tensorflow as tf"}),
-    (lazy_scann, {"retrieval/approximate.py": "import scann"}),
+    (lazy_scann, {"retrieval/nearest/approximate.py": "import scann"}),
     (lazy_scann, {"eval/gap.py": "def f():\n    import scann"}),
     (recipes_are_data, {"recipes/a.py": "import numpy as np"}),
     (no_pickle, {"training/a.py": "import pickle"}),
@@ -326,7 +326,7 @@ GOOD = {
     "models/backbones.py": "import tensorflow as tf",
     "export/embed.py": "from retrieval.embeddings import EmbeddingsWriter",
     "retrieval/embeddings.py": "np.load(path, allow_pickle=False)",
-    "retrieval/approximate.py": "def f():\n    import scann",
+    "retrieval/nearest/approximate.py": "def f():\n    import scann",
     "eval/gap.py": "from eval import metrics\nfrom retrieval import embeddings",
     "eval/metrics.py": "",
     "recipes/tiny.py": "import dataclasses\nfrom recipes.schema import Model",

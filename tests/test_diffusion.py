@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.sparse import linalg
 
-from retrieval import diffusion, neighbors
-from retrieval.diffusion import Diffusion, OfflineDiffusion
+from retrieval.nearest import neighbors
+from retrieval.reranking import diffusion
+from retrieval.reranking.diffusion import Diffusion, OfflineDiffusion
 
 
 def clusters(rng, count, dimension=8):

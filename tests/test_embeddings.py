@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import files
-from retrieval import embeddings, precision, search, searchers
+from retrieval import embeddings, search
 from retrieval.embeddings import EmbeddingsWriter
+from retrieval.nearest import searchers
+from retrieval.stored import precision
 
 
 def units(count, dimension, seed=0):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from retrieval import embeddings, ensemble, exact
+from retrieval import embeddings, ensemble
 from retrieval.embeddings import EmbeddingsWriter
+from retrieval.nearest import exact
 
 
 def units(count, dimension, seed=0):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from retrieval import precision, selection
-from retrieval.exact import ExactSearcher
+from retrieval.nearest import selection
+from retrieval.nearest.exact import ExactSearcher
+from retrieval.stored import precision
 
 
 def slow_search(vectors, queries, k):

@@ -5,8 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from retrieval import expansion
-from retrieval.expansion import Weights, augment_database, expand
+from retrieval.reranking import expansion
+from retrieval.reranking.expansion import Weights, augment_database, expand
 
 
 def units(count, dimension, seed=0):

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from retrieval import formats
+from retrieval.stored import formats
 
 IDS = [f"i{number}é" for number in range(23)]
 VECTORS = np.random.default_rng(0).standard_normal((23, 5), dtype=np.float32)

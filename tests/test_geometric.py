@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from test_local_features import texture, turned
 
-from retrieval import geometric
+from retrieval.reranking import geometric
 
 pytest.importorskip("cv2")
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from test_approximate import clusters
 
-from retrieval import embeddings, index, index_changes, index_files, stored_index
+from retrieval import embeddings, index
 from retrieval.embeddings import EmbeddingsWriter
-from retrieval.stored_index import Index
+from retrieval.indexing import index_changes, index_files, stored_index
+from retrieval.indexing.stored_index import Index
 
 COUNT, ADDED, D = 1500, 150, 24
 

@@ -5,7 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from retrieval import exact, k_reciprocal, neighbors
+from retrieval.nearest import exact, neighbors
+from retrieval.reranking import k_reciprocal
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

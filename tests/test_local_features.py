@@ -9,7 +9,7 @@ import pytest
 from image_files import encode
 from PIL import Image
 
-from retrieval import local_features
+from retrieval.reranking import local_features
 from tfrecords_tools.cleaning import verification
 from tfrecords_tools.conversion import images
 

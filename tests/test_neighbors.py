@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retrieval import exact, neighbors, tiled_lists
+from retrieval.nearest import exact, neighbors, tiled_lists
 
 
 def slow_lists(rows, others, k):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retrieval.non_landmarks import Member, penalised_search, recognise, similarity_to
+from retrieval.reranking.non_landmarks import Member, penalised_search, recognise, similarity_to
 
 
 def unit(rng, count, dimension=6):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from retrieval import k_reciprocal, neighbors
-from retrieval.prepared_gallery import PreparedGallery
+from retrieval.nearest import neighbors
+from retrieval.reranking import k_reciprocal
+from retrieval.reranking.prepared_gallery import PreparedGallery
 
 
 def clusters(rng, count, dimension):

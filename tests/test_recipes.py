@@ -7,7 +7,7 @@ import pytest
 import recipes
 from recipes.schema import Augmentation, Member, Model, Recipe, Stage
 from recipes.settings import override
-from retrieval import steps
+from retrieval.reranking import steps
 
 
 @pytest.mark.parametrize("name", recipes.NAMES)

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from eval import gap, mean_ap
-from retrieval import embeddings, expansion, k_reciprocal, search, steps, transforms
-from retrieval.exact import ExactSearcher
-from retrieval.label_aware import NO_CLASS
-from retrieval.label_aware import rerank as label_rerank
-from retrieval.post_processing import Reference, State
-from retrieval.projections import Transform
+from retrieval import embeddings, search
+from retrieval.nearest.exact import ExactSearcher
+from retrieval.projecting import transforms
+from retrieval.projecting.projections import Transform
+from retrieval.reranking import expansion, k_reciprocal, steps
+from retrieval.reranking.label_aware import NO_CLASS
+from retrieval.reranking.label_aware import rerank as label_rerank
+from retrieval.reranking.post_processing import Reference, State
 
 # The order and the numbers of the Huawei DIGIX 2020 solution, behind the concatenation of members.
 DIGIX = (

@@ -6,8 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from retrieval import checksums, embeddings, ensemble, formats, operations, store, verification
+from retrieval import embeddings, ensemble, store
 from retrieval.embeddings import EmbeddingsWriter
+from retrieval.stored import checksums, formats, operations, verification
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 

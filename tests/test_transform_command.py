@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from retrieval import (
-    covariance,
-    dimension_curve,
-    embeddings,
-    search,
-    transform,
-    transforms,
-    validation,
-)
-from retrieval.projections import Transform
+from retrieval import embeddings, search, transform
+from retrieval.projecting import covariance, dimension_curve, transforms, validation
+from retrieval.projecting.projections import Transform
 
 IDS = tuple(f"i{number:03d}" for number in range(120))
 LABELS = np.repeat(np.arange(20), 6)

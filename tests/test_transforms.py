@@ -7,9 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from retrieval import covariance, transforms
-from retrieval.projections import Normalisation, Projection
-from retrieval.transforms import Transform
+from retrieval.projecting import covariance, transforms
+from retrieval.projecting.projections import Normalisation, Projection
+from retrieval.projecting.transforms import Transform
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "whitening_small.npz"
 # The published code divides by the norm plus 1e-6.

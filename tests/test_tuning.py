@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from test_approximate import clusters
 
-from retrieval import questions, recall_curve, tuning
-from retrieval.approximate import ScannSearcher
-from retrieval.exact import ExactSearcher
-from retrieval.recall_curve import Curve, Point
-from retrieval.scann_parameters import Parameters
+from retrieval.indexing import questions, recall_curve, tuning
+from retrieval.indexing.recall_curve import Curve, Point
+from retrieval.nearest.approximate import ScannSearcher
+from retrieval.nearest.exact import ExactSearcher
+from retrieval.nearest.scann_parameters import Parameters
 
 
 def test_recall_counts_common_answers():

@@ -5,8 +5,8 @@ import io
 import numpy as np
 import pytest
 
-from retrieval import unique_ids
-from retrieval.unique_ids import UniqueIds
+from retrieval.stored import unique_ids
+from retrieval.stored.unique_ids import UniqueIds
 
 
 def pieces():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eval import metrics
-from retrieval import validation
+from retrieval.projecting import validation
 
 
 def units(rng, count, dimension):

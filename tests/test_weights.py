@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from retrieval import embeddings, ensemble, validation, weights
+from retrieval import embeddings, ensemble, weights
 from retrieval.embeddings import EmbeddingsWriter
+from retrieval.projecting import validation
 
 LABELS = np.arange(120) % 30
 

@@ -14,8 +14,8 @@ import numpy as np
 
 import files
 from progress import Progress, ordered_map
-from retrieval import local_features
-from retrieval.local_features import Features
+from retrieval.reranking import local_features
+from retrieval.reranking.local_features import Features
 from tfrecords_tools.conversion import images
 
 NEIGHBORS = 10  # of the same label that an image is compared with

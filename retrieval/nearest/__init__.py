@@ -1,0 +1,1 @@
+"""Nearest neighbours by inner product: exact, with ScaNN, and lists of a set in itself."""

@@ -1,0 +1,1 @@
+"""Transforms of embeddings: PCA, whitening, learned whitening, power; and what they lose."""

@@ -1,0 +1,1 @@
+"""What lies in an embeddings directory, and how it is written, read and checked."""
