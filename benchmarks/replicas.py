@@ -6,7 +6,7 @@ Prints the largest difference of any weight from one device with the whole batch
 change of any weight that the training itself has made. A layout R is R logical CPUs under
 MirroredStrategy, 2x1 two processes of one CPU each under MultiWorkerMirroredStrategy, which talk
 over loopback; "order" is one device again with the images of each batch in another order, the
-rounding that any comparison has. Each layout is a process of its own. "winner" and "batchnorm"
+rounding that any comparison has. Each run is a process of its own. "winner" and "batchnorm"
 take something from each replica's own images and must differ; everything else must not.
 """
 
@@ -137,20 +137,15 @@ def make_strategy(replicas: int):
     return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas)])
 
 
-def run_layout(replicas: int, turned: bool, cases: list[str], steps: int, output: str) -> None:
-    """Trains all cases in this process and writes {case/number: weight} to a file."""
-    strategy = make_strategy(replicas)
-    arrays = {}
-    for case in cases:
-        for when, weights in zip(
-            ("before", "after"), train_case(case, strategy, steps, turned), strict=True
-        ):
-            arrays |= {f"{case}/{when}/{i}": weight for i, weight in enumerate(weights)}
-    np.savez(output, **arrays)
+def run_layout(replicas: int, turned: bool, case: str, steps: int, output: str) -> None:
+    """Trains a case in this process and writes its weights {before/number, after/number}."""
+    before, after = train_case(case, make_strategy(replicas), steps, turned)
+    arrays = {f"before/{i}": weight for i, weight in enumerate(before)}
+    np.savez(output, **arrays, **{f"after/{i}": weight for i, weight in enumerate(after)})
 
 
-def start(layout: str, cases: list[str], steps: int, folder: str) -> str:
-    """Runs a layout in processes of its own; returns the file that it has written."""
+def start(layout: str, case: str, steps: int) -> dict[str, np.ndarray]:
+    """Trains a case on a layout in processes of its own; returns what one of them has written."""
     processes, _, replicas = ("1" if layout == "order" else layout).rpartition("x")
     ports = [_free_port() for _ in range(int(processes or 0))]
     workers = [f"localhost:{port}" for port in ports]
@@ -158,17 +153,18 @@ def start(layout: str, cases: list[str], steps: int, folder: str) -> str:
         {"TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": _task(number)})}
         for number in range(len(workers))
     ]
-    running = []
-    for number, config in enumerate(configs or [{}]):
-        output = os.path.join(folder, f"{layout}-{number}.npz")
-        command = [sys.executable, __file__, "--run", replicas, "--output", output]
-        command += ["--steps", str(steps), "--cases", *cases]
-        command += ["--turned"] * (layout == "order")
-        running.append(subprocess.Popen(command, env={**os.environ, **config}))  # noqa: S603
-    codes = [process.wait() for process in running]
-    if any(codes):
-        raise RuntimeError(f"layout {layout}: exit codes {codes}")
-    return os.path.join(folder, f"{layout}-0.npz")
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [os.path.join(folder, f"{number}.npz") for number in range(len(configs) or 1)]
+        running = []
+        for output, config in zip(outputs, configs or [{}], strict=True):
+            command = [sys.executable, __file__, "--run", replicas, "--output", output]
+            command += ["--steps", str(steps), "--cases", case]
+            command += ["--turned"] * (layout == "order")
+            running.append(subprocess.Popen(command, env={**os.environ, **config}))  # noqa: S603
+        codes = [process.wait() for process in running]
+        if any(codes):
+            raise RuntimeError(f"{case} on {layout}: exit codes {codes}")
+        return dict(np.load(outputs[0]))
 
 
 def _task(number: int) -> dict:
@@ -186,36 +182,23 @@ def runs_on(case: str, layout: str) -> bool:
     return not ("x" in layout and "model.head=sharded" in CASES[case])
 
 
-def compare(
-    layouts: list[str], cases: list[str], steps: int
-) -> dict[str, tuple[float, dict[str, float]]]:
-    """Returns {case: (largest change by the training, {layout: largest difference})}."""
-    with tempfile.TemporaryDirectory() as folder:
-        loaded = {}
-        for layout in ("1", *layouts):
-            own = [case for case in cases if runs_on(case, layout)]
-            loaded[layout] = dict(np.load(start(layout, own, steps, folder)))
-    one = loaded.pop("1")
-    return {
-        case: (
-            _largest(case, one, one, "before"),
-            {
-                layout: _largest(case, one, other)
-                for layout, other in loaded.items()
-                if runs_on(case, layout)
-            },
-        )
-        for case in cases
-    }
+def compare(case: str, layouts: list[str], steps: int) -> tuple[float, dict[str, float]]:
+    """Returns the largest change by the training, and {layout: largest difference}."""
+    one = start("1", case, steps)
+    before, after = (
+        [one[name] for name in sorted(one) if name.startswith(when)] for when in ("before", "after")
+    )
+    differences = {}
+    for layout in layouts:
+        if runs_on(case, layout):
+            other = start(layout, case, steps)
+            own = [other[name] for name in sorted(other) if name.startswith("after")]
+            differences[layout] = _largest(after, own)
+    return _largest(after, before), differences
 
 
-def _largest(case: str, first: dict, second: dict, when: str = "after") -> float:
-    found = 0.0
-    for name in first:
-        if name.startswith(f"{case}/after/"):
-            other = second[name.replace("/after/", f"/{when}/")]
-            found = max(found, float(np.abs(first[name] - other).max()))
-    return found
+def _largest(first: list[np.ndarray], second: list[np.ndarray]) -> float:
+    return max(float(np.abs(a - b).max()) for a, b in zip(first, second, strict=True))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -229,16 +212,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.run:
-        run_layout(args.run, args.turned, args.cases, args.steps, args.output)
+        run_layout(args.run, args.turned, args.cases[0], args.steps, args.output)
         return 0
-    found = compare(args.layouts, args.cases, args.steps)
     print(f"{'case':16} {'trained by':>10} " + " ".join(f"{name:>9}" for name in args.layouts))
-    for case, (change, differences) in found.items():
+    for case in args.cases:
+        change, differences = compare(case, args.layouts, args.steps)
         texts = [
             f"{differences[name]:.1e}" if name in differences else "-" for name in args.layouts
         ]
-        columns = " ".join(f"{text:>9}" for text in texts)
-        print(f"{case:16} {change:10.1e} {columns}")
+        print(f"{case:16} {change:10.1e} " + " ".join(f"{text:>9}" for text in texts), flush=True)
     return 0
 
 
