@@ -133,6 +133,7 @@ def similarities_of(
         left = np.asarray(queries[rows[block // positions.shape[1]]])
         right = np.asarray(vectors[flat[block]])
         values.ravel()[block] = np.einsum("nd,nd->n", left, right)
+        precision.release(vectors)
     return values
 
 
@@ -150,13 +151,11 @@ def _read(inputs: Inputs, truths: coded.Truths) -> Run:
         vocabulary=coded.Vocabulary(index_ids),
     )
     found = coded.read_rankings(predictions, by_index, DEPTH)
-    rankings = coded.read_rankings(predictions, truths, DEPTH)
     positions = found.images.astype(np.int64)
-    if ((positions < 0) & (rankings.images >= 0)).any():
-        raise ValueError(
-            f"expected images of the index in {predictions}. Received: right answers whose "
-            "embeddings the index lacks"
-        )
+    if coded.not_in_index(index_ids, truths):
+        _check_answers(predictions, truths, positions)
+    numbers = truths.vocabulary.numbers(index_ids)  # (N,)
+    rankings = dataclasses.replace(found, images=np.where(positions < 0, -1, numbers[positions]))
     ids = tuple(truths.queries[row] for row in found.rows.tolist())
     rows = _rows_of(ids, query_ids, predictions)
     return _judged(
@@ -171,6 +170,16 @@ def _read(inputs: Inputs, truths: coded.Truths) -> Run:
         similarities=similarities_of(queries, vectors, rows, positions[:, :TOP]),
         search="predictions",
     )
+
+
+def _check_answers(path: str, truths: coded.Truths, positions: np.ndarray) -> None:
+    """Raises ValueError if a right answer is not in the index, where it would count as wrong."""
+    right = coded.read_rankings(path, truths, DEPTH).images >= 0
+    if (right & (positions < 0)).any():
+        raise ValueError(
+            f"expected images of the index in {path}. Received: right answers whose embeddings "
+            "the index lacks"
+        )
 
 
 def _judged(truths: coded.Truths, rankings: coded.Rankings, **parts) -> Run:

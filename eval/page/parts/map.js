@@ -252,9 +252,12 @@
   canvas.addEventListener("pointerleave", (event) => {
     if (event.pointerType === "mouse" && !pointers.size) select(-1);
   });
+  let scrolled = -Infinity;
+  addEventListener("scroll", () => (scrolled = performance.now()), {passive: true});
   canvas.addEventListener("wheel", (event) => {
-    // At the smallest scale the page scrolls on.
-    if (scale === 1 && event.deltaY > 0) return;
+    // Who scrolls the page is not held up by a map that comes under the pointer.
+    const passing = performance.now() - scrolled < 400;
+    if (scale === 1 && (event.deltaY > 0 || passing)) return;
     event.preventDefault();
     zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0018)), ...at(event));
   }, {passive: false});
