@@ -142,3 +142,11 @@ def test_errors_end_the_job_with_their_exit_code(tmp_path, capsys):
     assert "--recipe: expected one of" in capsys.readouterr().err
     assert end_to_end.main(arguments(tmp_path / "nowhere", tmp_path / "run")) == 2
     assert "train.csv" in capsys.readouterr().err
+
+
+def test_tpu_is_asked_for_by_the_training(job, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TPU_NAME", "grpc://127.0.0.1:9")
+    assert end_to_end.main([*arguments(job[0], tmp_path), "--tpu"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].endswith("--tpu")
+    assert "no TPU answers" in captured.err

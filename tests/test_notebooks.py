@@ -67,18 +67,24 @@ def outputs(notebook):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """(folder, parameters, outputs) of the training notebook on the tiny recipe."""
+def folder(tmp_path_factory):
+    """A folder with the demo's photographs, drawn small."""
     folder = tmp_path_factory.mktemp("notebooks")
     draw.draw(folder / "photographs", size="tiny", workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """(parameters, outputs) of the training notebook on the tiny recipe."""
     parameters = {"RECIPE": "tiny", "SOURCE": str(folder / "photographs")}
     parameters |= {"WORKDIR": str(folder / "run"), "MEMBERS": ["A"], "STAGE": "1"}
     parameters["SETTINGS"] = ["stage.epochs=1"]
-    return folder, parameters, outputs(execute("train_colab", folder, **parameters))
+    return parameters, outputs(execute("train_colab", folder, **parameters))
 
 
-def test_training_goes_from_shards_to_a_report(trained):
-    folder, _, shown = trained
+def test_training_goes_from_shards_to_a_report(folder, trained):
+    _, shown = trained
     assert "a machine of your own" in shown["machine"]
     assert re.search(r"1 replica, 1 host, float32, TensorFlow 2\.20", shown["device"])
     assert "stage 1  epoch   1.00" in shown["train"]
@@ -89,8 +95,8 @@ def test_training_goes_from_shards_to_a_report(trained):
     assert (folder / "run/models/A/waymark.json").is_file()
 
 
-def test_a_second_run_does_nothing_anew(trained):
-    folder, parameters, _ = trained
+def test_a_second_run_does_nothing_anew(folder, trained):
+    parameters, _ = trained
     made = [*folder.rglob("*.keras"), *folder.rglob("*.npy"), *folder.rglob("*.tfrec")]
     made += folder.rglob("*.pb")
     before = {path: path.stat().st_mtime_ns for path in made}
@@ -102,8 +108,8 @@ def test_a_second_run_does_nothing_anew(trained):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_photographs_are_searched(trained):
-    folder = trained[0]
+@pytest.mark.usefixtures("trained")
+def test_photographs_are_searched(folder):
     photographs = folder / "photographs/images"
     query = next(photographs.rglob("*.jpg"))
     shown = outputs(
@@ -114,6 +120,20 @@ def test_photographs_are_searched(trained):
     )  # fmt: skip
     assert shown["answers"].count("<img") == 5
     assert f"1. {query.relative_to(photographs).as_posix()}<" in shown["answers"]
+
+
+def test_without_a_checkout_the_project_is_cloned(tmp_path):
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a checkout to clone")
+    cell, other = (c for name in NAMES for c in read(name).cells if c.id == "project")
+    assert cell.source == other.source
+    notebook = nbformat.v4.new_notebook()
+    address = f"REPOSITORY = {f'file://{ROOT}'!r}"
+    for source in (address, cell.source, "from tools import cells\nprint(cells.ROOT)"):
+        notebook.cells.append(nbformat.v4.new_code_cell(source))
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=600, resources=resources).execute()
+    assert notebook.cells[-1].outputs[-1].text.strip() == str((tmp_path / "waymark").resolve())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -143,14 +163,14 @@ def test_commands_of_a_notebook_exist_and_know_their_options(name):
         assert (ROOT / file).is_file() or (FOLDER / file).is_file(), file
 
 
-def test_training_in_a_bucket(trained, tmp_path):
+def test_training_in_a_bucket(folder, tmp_path):
     """ram:// is TensorFlow's file system in memory; it stands for a bucket."""
     import train
     from models import storage
     from tfrecords_tools import write
 
     bucket = f"ram://{tmp_path.name}/run"
-    table = str(trained[0] / "photographs/train.csv")
+    table = str(folder / "photographs/train.csv")
     write.write(f"{bucket}/shards", sources=[f"table:{table}"], stream=None)
     argv = ["--recipe", "tiny", "--stage", "1", "--set", "stage.epochs=1"]
     argv += ["--data", f"{bucket}/shards", "--workdir", bucket]

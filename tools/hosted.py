@@ -47,7 +47,7 @@ def accelerator() -> str:
 def prepare() -> None:
     """Says where the notebook runs, installs what is missing, and says what there is."""
     kind = accelerator()
-    print(f"{place()}; signs of a {kind.upper()}", flush=True)
+    print(f"{place()}, with the signs of a {kind.upper()} machine", flush=True)
     install(cells.ROOT, kind)
     versions = [f"Python {sys.version.split()[0]}"]
     versions += [f"{name} {importlib.metadata.version(name)}" for name in ("keras", "numpy")]
