@@ -19,19 +19,23 @@ import tensorflow as tf
 
 import recipes
 from input_pipeline import crops, geometry, ops, photometric, pipeline, schema
+from input_pipeline.batch_ids import training_ids
 from models.builder import build_model
 from models.losses import CosineSoftmaxCrossEntropy
 from models.objectives import CosineSoftmaxObjective, Embedder
 from recipes import layout
 from recipes.schema import Augmentation, Member, Model, Recipe, Stage
 from recipes.settings import override
-from training import optimizers, replicas, stages, strategy, tpu
+from training import optimizers, profiling, replicas, stages, strategy, tpu
 from training.averaging import WeightAverage
 from training.hand_over import hand_over, headless_model
 from training.hosts import Hosts, distribute
+from training.plan import Plan
 from training.probes import DeviceError
 from training.sharded_head import Rule, ShardedHead, ShardedObjective
+from training.stop_signal import StoppedError
 from training.trainer import Trainer
+from training.writing import StorageError
 
 # Fields of `recipes.schema.Model` that `build_model` takes.
 NETWORK_FIELDS = (
@@ -58,6 +62,26 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--cpus", type=int, default=1, metavar="N", help="N replicas on one CPU, to try them out"
+    )
+    parser.add_argument(
+        "--log-every", type=int, default=100, metavar="STEPS", help="a line each (default: 100)"
+    )
+    parser.add_argument(
+        "--retrieval-every",
+        type=int,
+        default=1,
+        metavar="EPOCHS",
+        help="recall@1 and mAP@100 among the held-out images; 0 for never (default: 1)",
+    )
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="between two checkpoints at least; they take 2 %% of the time at most (default: 10)",
+    )
+    parser.add_argument(
+        "--profile", type=profiling.parse, metavar="FIRST:LAST", help="steps to record a trace of"
     )
     parser.add_argument(
         "--set",
@@ -166,6 +190,52 @@ def make_objective(network: Model, stage: Stage, head: ShardedHead | None):
     )
 
 
+def make_inputs(where, images: pipeline.ImageSet, member: Member, stage: Stage, seed: int) -> dict:
+    """Returns what `stages.run_stage` reads: batches, held-out images, pictures and ids."""
+    square = ops.Square(stage.image_size, member.model.antialias)
+    size = {"square": square, "batch_size": stage.batch_size}
+    training = functools.partial(
+        pipeline.training_batches,
+        images,
+        **size,
+        seed=seed,
+        noisy_weight=stage.noisy_weight,
+        **augmentation_ops(stage.augmentation),
+    )
+
+    def make_batches(first_step: int):
+        return distribute(where, lambda share: training(first_step=first_step, share=share))
+
+    def first_images():
+        return next(iter(training()))[0].numpy()
+
+    validation = None
+    if images.num_validation_images:
+        held_out = functools.partial(pipeline.validation_batches, images, **size)
+        validation = distribute(where, lambda share: held_out(share=share))
+    return {
+        "make_batches": make_batches,
+        "validation": validation,
+        "first_images": first_images,
+        "ids_of": lambda step: training_ids(
+            images, batch_size=stage.batch_size, seed=seed, step=step
+        ),
+    }
+
+
+def make_plan(stage: Stage, steps_per_epoch: int, args) -> Plan:
+    """Returns the steps of a stage."""
+    return Plan(
+        stage.number,
+        stage.epochs * steps_per_epoch,
+        steps_per_epoch,
+        log_every=args.log_every,
+        retrieval_every=args.retrieval_every,
+        profile=args.profile,
+        checkpoint_seconds=args.checkpoint_seconds,
+    )
+
+
 def run_stage(where, recipe: Recipe, member: Member, stage: Stage, args) -> None:
     """Trains one stage, unless it is finished."""
     directory = layout.stage_directory(args.workdir, member.name, stage.number)
@@ -183,36 +253,16 @@ def run_stage(where, recipe: Recipe, member: Member, stage: Stage, args) -> None
         f"member {member.name} stage {stage.number}: {images.num_images} {stage.data} images of "
         f"{images.num_classes} classes at {stage.image_size} px, {stage.epochs} epochs"
     )
+    steps_per_epoch = images.num_images // stage.batch_size
+    plan = make_plan(stage, steps_per_epoch, args)
     keras.backend.clear_session()  # layers are numbered as if no stage had run in this process
     keras.utils.set_random_seed(seed * 1000 + stage.number)
-    steps_per_epoch = images.num_images // stage.batch_size
     trainer = make_trainer(where, member, stage, images.num_classes, steps_per_epoch)
     if stage.start_from:
         before = layout.model_path(args.workdir, member.name, stage.start_from)
         hand_over(before, trainer, stage.skip_layers)
-
-    square = ops.Square(stage.image_size, member.model.antialias)
-
-    size = {"square": square, "batch_size": stage.batch_size}
-
-    def make_batches(first_step: int):
-        make = functools.partial(
-            pipeline.training_batches,
-            images,
-            **size,
-            seed=seed,
-            first_step=first_step,
-            noisy_weight=stage.noisy_weight,
-            **augmentation_ops(stage.augmentation),
-        )
-        return distribute(where, lambda share: make(share=share))
-
-    validation = None
-    if images.num_validation_images:
-        make = functools.partial(pipeline.validation_batches, images, **size)
-        validation = distribute(where, lambda share: make(share=share))
-    plan = stages.Plan(stage.number, stage.epochs * steps_per_epoch, steps_per_epoch)
-    stages.run_stage(model_path, trainer, plan, make_batches, validation)
+    inputs = make_inputs(where, images, member, stage, seed)
+    stages.run_stage(model_path, trainer, plan, **inputs)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -245,7 +295,10 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    except (stages.StoppedError, KeyboardInterrupt) as stopped:
+    except (StorageError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (StoppedError, KeyboardInterrupt) as stopped:
         print(f"{stopped or 'stopped'}; the same command goes on from there", file=sys.stderr)
         return 130
     return 0

@@ -14,11 +14,13 @@ import pytest
 import train
 from models.storage import load_model
 from recipes import layout
+from training import measured
 from training.reporting import read_log
 
 # Long enough to be stopped on its way, and with random depth, whose state must be kept.
 CHANGES = ("stage.epochs=16", "stage.learning_rate=1e-3", "model.depth=0.5")
-LONGER = ["--stage", "1", *(word for change in CHANGES for word in ("--set", change))]
+LONGER = ["--stage", "1", "--log-every", "3", "--checkpoint-seconds", "1"]
+LONGER += [word for change in CHANGES for word in ("--set", change)]
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -50,8 +52,11 @@ def test_all_stages_leave_models_logs_and_records(finished):
         rows = read_log(str(folder / "log.jsonl"))
         train_rows = [row for row in rows if row["event"] == "train"]
         assert train_rows[-1]["epoch"] == epochs
-        assert {"loss", "accuracy", "learning_rate", "images_per_second"} <= set(train_rows[-1])
-        assert sum(row["event"] == "validation" for row in rows) == epochs
+        told = {"loss", "accuracy", "learning_rate", "scale", "target_cosine", *measured.FIELDS}
+        assert told <= set(train_rows[-1])
+        for event in ("validation", "retrieval"):
+            assert sum(row["event"] == event for row in rows) == epochs
+        assert (folder / "batch.png").stat().st_size > 1000
         assert list((folder / "tensorboard").glob("events.*"))
         made = json.loads((folder / "stage.json").read_text())
         assert made["made_with"]["stage"]["number"] == stage
@@ -104,11 +109,8 @@ def test_stopped_and_started_again_ends_like_one_piece(shards, uninterrupted, tm
     assert train.main(command(shards, tmp_path, *LONGER)) == 0
     assert equal(weights_of(tmp_path, 1), weights_of(uninterrupted, 1))
     rows, whole = (
-        [
-            (row["event"], row["step"], row["loss"])
-            for row in read_log(str(workdir / "A" / "stage-1" / "log.jsonl"))
-        ]
-        for workdir in (tmp_path, uninterrupted)
+        [measured.without(row) for row in read_log(str(folder / "A" / "stage-1" / "log.jsonl"))]
+        for folder in (tmp_path, uninterrupted)
     )
     assert rows == whole
 

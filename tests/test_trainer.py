@@ -1,19 +1,14 @@
 """The training step and loop against plain NumPy, on one replica and on several."""
 
-import dataclasses
-import os
-import signal
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import trainers
-from trainers import BATCH, SIZE, examples
+from trainers import BATCH, examples
 
 from input_pipeline.pipeline import _fill_up
-from models.storage import load_model
-from training import replicas, stages
+from training import replicas
 from training.averaging import WeightAverage
 from training.trainer import NonFiniteError, Trainer
 
@@ -177,37 +172,3 @@ def test_evaluation_is_of_the_averaged_weights():
         assert (losses[0] == losses[1]) is equal
     with averaged.averaged_weights():
         assert averaged.evaluate(trainers.distributed(averaged, data))["loss"] == losses[1]
-
-
-def test_a_stop_in_the_last_loop_still_finishes_the_stage(tmp_path):
-    """The signal comes during the last validation: the model is written, the next stage waits."""
-    trainer, data = trainers.make_trainer(), examples(BATCH)
-
-    def validation():
-        os.kill(os.getpid(), signal.SIGTERM)
-        yield tuple(tf.constant(part) for part in data)
-
-    shapes = [((BATCH, SIZE, SIZE, 3), tf.uint8), ((BATCH,), tf.int32), ((BATCH,), tf.float32)]
-    dataset = tf.data.Dataset.from_generator(
-        validation, output_signature=tuple(tf.TensorSpec(*shape) for shape in shapes)
-    )
-    batches = tf.data.Dataset.from_tensors(data).repeat()
-    with pytest.raises(stages.StoppedError, match="stage 1 is finished"):
-        stages.run_stage(
-            str(tmp_path / "model.keras"),
-            trainer,
-            stages.Plan(stage=1, total_steps=1, steps_per_epoch=1),
-            lambda first_step: batches,
-            dataset,
-        )
-    again = load_model(str(tmp_path / "model.keras"))
-    np.testing.assert_array_equal(again(data[0]), trainer.model(data[0]))
-
-
-def test_loops_end_at_epochs_and_at_the_end():
-    plan = stages.Plan(stage=1, total_steps=25, steps_per_epoch=10, steps_per_loop=4)
-    stops = [0]
-    while stops[-1] < 25:
-        stops.append(plan.next_stop(stops[-1]))
-    assert stops == [0, 4, 8, 10, 14, 18, 20, 24, 25]
-    assert dataclasses.replace(plan, steps_per_loop=100).next_stop(0) == 10

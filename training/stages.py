@@ -1,53 +1,27 @@
 """One stage from its first step to its finished model, however often it is stopped between."""
 
-import dataclasses
 import json
 import os
-import signal
-import time
 from collections.abc import Callable, Iterable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import files
-from training import reporting
+from training import held_out, reporting
 from training.checkpoints import Checkpoints
 from training.hosts import Hosts
-from training.trainer import Trainer
+from training.interval import IntervalSums
+from training.plan import Plan
+from training.profiling import Profile
+from training.stage_loop import StageLoop, explain
+from training.stop_signal import StoppedError, StopSignal
+from training.trainer import NonFiniteError, Trainer
+from training.writing import writing
 
 RECORD_NAME = "stage.json"
-MIN_CHECKPOINT_SECONDS = 10.0
 SHARED_WORKDIR = "--workdir must be a folder that all of them see, in a bucket or on a shared disk"
-
-
-class StoppedError(Exception):
-    """Ctrl-C or SIGTERM came; the state is saved and the same command goes on from there."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How long a stage trains and how often the host looks.
-
-    Attributes:
-        stage: its number, for the reports.
-        total_steps: steps of the stage.
-        steps_per_epoch: validation comes after each epoch.
-        steps_per_loop: steps on the device between two reports.
-        checkpoint_share: share of the time that may go into checkpoints; the next one is due
-            1/share times as long after the last as that took to write, and 10 s at least.
-    """
-
-    stage: int
-    total_steps: int
-    steps_per_epoch: int
-    steps_per_loop: int = 100
-    checkpoint_share: float = 0.02
-
-    def next_stop(self, step: int) -> int:
-        """Returns the step at which the loop that starts at `step` ends."""
-        epoch_end = (step // self.steps_per_epoch + 1) * self.steps_per_epoch
-        return min(step + self.steps_per_loop, epoch_end, self.total_steps)
 
 
 def run_stage(
@@ -56,6 +30,9 @@ def run_stage(
     plan: Plan,
     make_batches: Callable[[int], Iterable],
     validation: Iterable | None = None,
+    *,
+    first_images: Callable[[], np.ndarray] | None = None,
+    ids_of: Callable[[int], list[str]] | None = None,
 ) -> None:
     """Trains a stage to its end and writes its model.
 
@@ -65,66 +42,112 @@ def run_stage(
         plan: see `Plan`.
         make_batches: first step → endless distributed training batches from there.
         validation: distributed batches, passed over after each epoch.
+        first_images: the images of the first batch, `(B, S, S, 3)` uint8, for the picture of them.
+        ids_of: steps done → ids of the images of the next batch, to name one that is not finite.
 
     Raises:
         StoppedError: a signal asked for it; everything is saved.
+        StorageError: something cannot be written; the checkpoints before it are whole.
+        NonFiniteError: a loss or gradient was not finite; its batch is named.
+        ValueError: there are checkpoints and none can be read.
     """
     directory = os.path.dirname(model_path)
-    checkpoints = Checkpoints(
-        os.path.join(directory, "checkpoints"), trainer.checkpoint_variables(), trainer.optimizer
-    )
-    first_step = checkpoints.restore() or 0
     together = Hosts(trainer.strategy)
+    interval = IntervalSums(trainer.totals, together)
+    checkpoints = Checkpoints(
+        os.path.join(directory, "checkpoints"),
+        {**trainer.checkpoint_variables(), "interval": [interval]},
+        trainer.optimizer,
+    )
+    first_step = _restore(checkpoints, plan, together)
+    reporter = _make_reporter(directory, trainer, plan, first_step, together)
+    if together.is_chief and first_images and first_step == 0:
+        reporter.pictures(first_images())
+    profile = Profile(directory, plan.profile if together.is_chief else None)
+    with StopSignal() as stop:
+        loop = StageLoop(
+            trainer,
+            plan,
+            reporter,
+            checkpoints=checkpoints,
+            interval=interval,
+            checks=_make_checks(trainer, reporter, validation),
+            stop=stop,
+        )
+        try:
+            loop.run(iter(make_batches(first_step)), profile)
+        except NonFiniteError as error:
+            raise explain(error, reporter, ids_of) from None
+        reporter.close()
+        _finish(trainer, model_path, together)
+        if together.is_chief:
+            share = f"{loop.saving_share:.1%} of the time went into checkpoints"
+            print(f"stage {plan.stage}: finished; {share}", flush=True)
+        if any(together.gather(stop.asked)):  # and until here the others wait for the model
+            raise StoppedError(f"stage {plan.stage} is finished")
+
+
+def _restore(checkpoints: Checkpoints, plan: Plan, together: Hosts) -> int:
+    first_step = checkpoints.restore() or 0
     together.check_same(first_step, "checkpoints", SHARED_WORKDIR)
+    if together.is_chief:
+        checkpoints.tidy()
     if first_step:
         print(f"stage {plan.stage}: goes on from the checkpoint of step {first_step}", flush=True)
-    make_reporter = reporting.Reporter if together.is_chief else reporting.Silence
-    reporter = make_reporter(
+    return first_step
+
+
+def _make_reporter(directory, trainer, plan, first_step, together):
+    make = reporting.Reporter if together.is_chief else reporting.Silence
+    head = trainer.head
+    return make(
         directory,
         stage=plan.stage,
         total_steps=plan.total_steps,
         steps_per_epoch=plan.steps_per_epoch,
         first_step=first_step,
         batch_size=trainer.global_batch_size,
+        num_classes=trainer.model.output_shape[-1] if head is None else head.num_classes,
     )
-    batches = iter(make_batches(first_step))
-    with _StopSignal() as stop:
-        _train(trainer, plan, batches, validation, reporter, checkpoints, stop)
-    reporter.close()
+
+
+def _make_checks(trainer, reporter, validation) -> dict:
+    """Returns what is measured on the held-out images: event → (measure, report)."""
+    if validation is None:
+        return {}
+    measure = held_out.make_measure(trainer)
+    return {
+        "validation": (lambda watch: trainer.evaluate(watch(validation)), reporter.validation),
+        "retrieval": (lambda watch: measure(watch(validation)), reporter.retrieval),
+    }
+
+
+def _finish(trainer: Trainer, model_path: str, together: Hosts) -> None:
     with trainer.averaged_weights():
-        if together.is_chief:
-            if trainer.head is not None:
-                trainer.head.save(directory)
-            save_model(trainer.model, model_path)
-    if any(together.gather(stop.asked)):  # and until here the others wait for the model
-        raise StoppedError(f"stage {plan.stage} is finished")
-
-
-def _train(trainer, plan, batches, validation, reporter, checkpoints, stop) -> None:
-    due, together = time.monotonic(), Hosts(trainer.strategy)
-    while trainer.step < plan.total_steps:
-        steps = plan.next_stop(trainer.step) - trainer.step
-        result = trainer.train(batches, steps)
-        reporter.train(trainer.step, result, trainer.learning_rate)
-        if validation is not None and trainer.step % plan.steps_per_epoch == 0:
-            reporter.validation(trainer.step, trainer.evaluate(validation))
-        asked = any(together.gather(stop.asked))
-        is_due = time.monotonic() >= due or asked or trainer.step >= plan.total_steps
-        if is_due and together.is_chief:
-            started = time.monotonic()
-            checkpoints.save()
-            took = time.monotonic() - started
-            due = time.monotonic() + max(MIN_CHECKPOINT_SECONDS, took / plan.checkpoint_share)
-        if asked and trainer.step < plan.total_steps:
-            together.wait()  # a host that ends early would end the others while they save
-            raise StoppedError(f"stage {plan.stage} is saved at step {trainer.step}")
+        if not together.is_chief:
+            return
+        if trainer.head is not None:
+            with writing("the class centres", os.path.dirname(model_path)):
+                trainer.head.save(os.path.dirname(model_path))
+        save_model(trainer.model, model_path)
 
 
 def save_model(model: keras.Model, path: str) -> None:
-    """Writes the finished model under a temporary name and renames it."""
-    partial = os.path.join(os.path.dirname(path), "partial.keras")
-    model.save(partial)
-    tf.io.gfile.rename(partial, path, overwrite=True)
+    """Writes the finished model under a temporary name and renames it.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    directory = os.path.dirname(path)
+    partial = os.path.join(directory, "partial.keras")
+    with writing("the finished model", directory):
+        try:
+            model.save(partial)
+            tf.io.gfile.rename(partial, path, overwrite=True)
+        except BaseException:
+            if tf.io.gfile.exists(partial):
+                tf.io.gfile.remove(partial)
+            raise
 
 
 def is_finished(model_path: str, together: Hosts) -> bool:
@@ -164,26 +187,7 @@ def record(directory: str, made_with: dict, together: Hosts) -> None:
         return
     if not together.is_chief:
         return
-    tf.io.gfile.makedirs(directory)
     text = json.dumps({"made_with": made_with, "environment": reporting.environment()}, indent=1)
-    files.write_text(path, text + "\n")
-
-
-class _StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into a wish; a second one acts at once."""
-
-    def __enter__(self):
-        self.asked = False
-        self._before = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *error):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number, frame):
-        self.asked = True
-        print("stopping after this loop, the state will be saved", flush=True)
-        signal.signal(number, self._before[number])
+    with writing("the record of the stage", directory):
+        tf.io.gfile.makedirs(directory)
+        files.write_text(path, text + "\n")

@@ -61,6 +61,10 @@ class Trainer:
             `evaluate` and `averaged_weights` use.
         head: the class-sharded head that `objective` uses, with its own optimizer.
 
+    Attributes:
+        totals: running sums by name, of each replica its own; the means are made from them.
+        waited: seconds that the last call of `train` waited for batches.
+
     Raises:
         ValueError: the batch does not divide over the replicas and micro-batches.
     """
@@ -94,6 +98,7 @@ class Trainer:
         self.accumulate = accumulate
         self.clip_norm = clip_norm
         self.head = head
+        self.waited = 0.0
         replicas.fold_replica_id(model)
         frozen = getattr(objective, "freeze_batchnorm", False)
         self._statistics = [] if frozen else _statistics(model)
@@ -105,7 +110,7 @@ class Trainer:
                 coupled_decay=coupled_decay,
                 average=self._average,
             )
-            self._totals = {name: _total() for name in (*SUMS, "gradient_norm", "replicas")}
+            self.totals = {name: _total() for name in (*SUMS, "gradient_norm", "replicas")}
             self._finite = tf.Variable(True, trainable=False)
 
     @property
@@ -153,12 +158,14 @@ class Trainer:
         finally:
             average.exchange(self.strategy)
 
-    def train(self, batches, steps: int) -> dict[str, float]:
+    def train(self, batches, steps: int, *, go_on: bool = False) -> dict[str, float]:
         """Runs `steps` steps on the device; returns the means over them.
 
         Args:
             batches: iterator over the distributed dataset of (image, label, weight).
             steps: number of steps.
+            go_on: the means are over the steps of the calls before as well, bit for bit those of
+                one call.
 
         Returns:
             loss, accuracy, scale (s), target_cosine, gradient_norm (before clipping), and
@@ -169,8 +176,9 @@ class Trainer:
                 applied.
         """
         first_step = self.step
-        self._reset()
-        self._train_loop(batches, tf.constant(steps))
+        if not go_on:
+            self._reset()
+        self.waited = float(self._train_loop(batches, tf.constant(steps)))
         result = {**self._means(), "learning_rate": self.learning_rate}
         if not bool(self._finite.numpy()):
             raise NonFiniteError(self.step, self.step - first_step, result)
@@ -187,8 +195,16 @@ class Trainer:
 
     @tf.function
     def _train_loop(self, batches, steps):
+        # Read on the host of the devices between its other operations: no round trip.
+        waited = tf.constant(0.0, tf.float64)
         for _ in tf.range(steps):
-            self.strategy.run(self.train_step, args=next(batches))
+            began = tf.timestamp()
+            with tf.control_dependencies([began]):
+                batch = next(batches)
+            with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+                waited += tf.timestamp() - began
+            self.strategy.run(self.train_step, args=batch)
+        return waited
 
     @tf.function
     def _evaluate_batch(self, batch):
@@ -208,6 +224,7 @@ class Trainer:
             self._gradients, (images, labels, weights), self.accumulate, self._zeros()
         )
         gradients, loss = replicas.add_up((gradients, outputs["loss"]))
+        self._share_statistics()
         norm = self._norm(gradients, shard_gradients)
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm) & self._finite
         before = tf.cast(self._finite, tf.float32)
@@ -256,6 +273,18 @@ class Trainer:
         squares = replicas.add_up(tf.square(updates.global_norm(shard_gradients)))
         return tf.sqrt(tf.square(norm) + squares)
 
+    def _share_statistics(self):
+        """Gives every replica the mean of all replicas' BatchNorm statistics.
+
+        Keras leaves each replica its own. A checkpoint holds one copy, so that a run that goes on
+        would have others than one that was never stopped; and evaluation would depend on which
+        replica sees an image.
+        """
+        if self._statistics and replicas.num_replicas() > 1:
+            totals = replicas.add_up([tf.identity(variable) for variable in self._statistics])
+            for variable, total in zip(self._statistics, totals, strict=True):
+                variable.assign(total / replicas.num_replicas())
+
     def _static(self, *batch):
         """Gives a batch of unknown size the one it must have."""
         size = self.global_batch_size // self.strategy.num_replicas_in_sync
@@ -273,15 +302,15 @@ class Trainer:
     def _count(self, outputs, share):
         for name, value in {**outputs, "replicas": 1.0}.items():
             # Not a product: what comes after a loss that is not finite is left out, NaN as well.
-            self._totals[name].assign_add(tf.where(share > 0, value, 0.0))
+            self.totals[name].assign_add(tf.where(share > 0, value, 0.0))
 
     def _reset(self):
         self._finite.assign(True)
-        for total in self._totals.values():
+        for total in self.totals.values():
             total.assign(0.0)
 
     def _means(self) -> dict[str, float]:
-        total = {name: float(variable.numpy()) for name, variable in self._totals.items()}
+        total = {name: float(variable.numpy()) for name, variable in self.totals.items()}
         images = max(total["images"], 1.0)
         return {
             "loss": total["loss"] / images,
