@@ -320,7 +320,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"  {name:<20}{value:.3f}  {text}")
     together, value = chosen["together"]
     print(f"  {'the best together':<20}{value:.3f}  {' '.join(together) or 'none'}\n")
-    table = measure(load(recipe, *args.test, None), chosen)
+    part = load(recipe, *args.test, None)
+    with threadpool_limits(1):
+        table = measure(part, chosen)
     print(as_text(table))
     os.makedirs(args.output, exist_ok=True)
     result = {"recipe": recipe.name, "validation": chosen, "test": table}
