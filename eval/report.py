@@ -7,7 +7,6 @@ confusions and a map of the embeddings. With `--results` also the stages and cur
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import pathlib
@@ -137,14 +136,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _settings(options: argparse.Namespace) -> search.Settings:
-    """Returns how embeddings become answers; without geometric steps no path has to be there."""
-    settings = search.Settings.of(options)
-    if any(text.startswith("geometric") for text in settings.steps):
-        return settings
-    return dataclasses.replace(settings, query_table=None, index_table=None)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line."""
     options = parse_args(argv)
@@ -159,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
                 solution=options.solution,
                 weights=options.weights,
                 search=options.search,
-                settings=_settings(options),
+                settings=search.Settings.of(options),
                 predictions=options.predictions,
                 recognition_solution=options.recognition_solution,
                 labels=options.labels,

@@ -60,6 +60,11 @@ class Settings:
                 f"Received: {self.reference} and {self.reference_labels}"
             )
 
+    @property
+    def compares_photographs(self) -> bool:
+        """Whether a step needs paths; otherwise the tables may lack them."""
+        return any(steps.parse(text).name == "geometric" for text in self.steps)
+
     @classmethod
     def of(cls, options: argparse.Namespace) -> Settings:
         """Takes it from the options of `add_arguments`."""
@@ -263,7 +268,7 @@ def _state(
         )
         classes = validation.read_labels(settings.reference_labels, ids)
         reference = Reference(np.asarray(labelled), classes)
-    if settings.query_table and settings.index_table:
+    if settings.compares_photographs and settings.query_table and settings.index_table:
         photographs = (
             _paths(settings.query_table, query_ids),
             _paths(settings.index_table, index_ids),
