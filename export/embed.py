@@ -22,7 +22,9 @@ from typing import TextIO
 
 if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings, but no notes
+import tensorflow_wheels
+
+os.environ.update(tensorflow_wheels.environment())  # before TensorFlow is imported
 
 from PIL import Image
 

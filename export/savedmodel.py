@@ -16,7 +16,9 @@ from collections.abc import Sequence
 
 if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings, but no notes
+import tensorflow_wheels
+
+os.environ.update(tensorflow_wheels.environment())  # before TensorFlow is imported
 
 import keras
 import tensorflow as tf
