@@ -19,13 +19,10 @@ if not __package__:
 
 import numpy as np
 
-from progress import Progress
 from retrieval import search
 from retrieval.ensemble import COMBINATIONS
 from retrieval.indexing import index_changes, recall_curve, stored_index
-from retrieval.stored.precision import Rows
-
-_PIECE = 8192  # queries
+from retrieval.nearest.searchers import search_in_pieces
 
 
 def build(options: argparse.Namespace) -> None:
@@ -88,9 +85,8 @@ def find(options: argparse.Namespace) -> None:
     index = stored_index.Index(options.index)
     ids, queries = index.read_queries(options.query)
     start = time.monotonic()
-    rows = search_in_pieces(
-        index.search_exactly if options.exact else index.search, queries, options.k
-    )
+    asked = index.search_exactly if options.exact else index.search
+    rows, _ = search_in_pieces(asked, queries, options.k)
     seconds = time.monotonic() - start
     search.write_predictions(options.output, index.rankings(ids, rows))
     print(
@@ -102,19 +98,6 @@ def find(options: argparse.Namespace) -> None:
 def info(options: argparse.Namespace) -> None:
     """Says what an index is."""
     print(describe(stored_index.Index(options.index)))
-
-
-def search_in_pieces(find: Callable, queries: np.ndarray | Rows, k: int) -> np.ndarray:
-    """Returns the rows (Q, k) of the answers, with the progress on stderr."""
-    shown = sys.stderr if len(queries) > _PIECE else None
-    progress = Progress("search", len(queries), shown, unit="queries")
-    found = []
-    for first in range(0, len(queries), _PIECE):
-        piece = np.asarray(queries[first : first + _PIECE], np.float32)
-        found.append(find(piece, k)[0])
-        progress.advance(len(piece))
-    progress.close()
-    return np.concatenate(found)
 
 
 def describe(index: stored_index.Index) -> str:

@@ -141,7 +141,7 @@ def answer(
         state = steps.run(state, settings.steps, stream=sys.stderr)
         return Answers(query_ids, index_ids, state.positions[:, :k], state.scores[:, :k], kind)
     searcher = make_searcher(search, vectors, k, ids=index_ids, memory_mb=settings.memory_mb)
-    positions, similarities = search_in_pieces(searcher, queries, k)
+    positions, similarities = search_in_pieces(searcher.search, queries, k)
     return Answers(query_ids, index_ids, positions, similarities, kind)
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from progress import Progress
 from retrieval.nearest import approximate, exact
+from retrieval.nearest.scann_parameters import WORTH_FROM
 from retrieval.stored import precision
 
 KINDS = ("auto", "exact", "scann")
-# From here on ScaNN is faster than the matrix product.
-AUTO_SCANN_FROM = 20_000
 _PIECE = 8192
 
 
@@ -31,7 +30,7 @@ def resolve(kind: str, count: int) -> str:
     if kind not in KINDS:
         raise ValueError(f"expected a search among {', '.join(KINDS)}. Received: {kind!r}")
     if kind == "auto":
-        return "scann" if count >= AUTO_SCANN_FROM else "exact"
+        return "scann" if count >= WORTH_FROM else "exact"
     return kind
 
 
@@ -59,14 +58,16 @@ def make_searcher(
 
 
 def search_in_pieces(
-    searcher: Searcher, queries: np.ndarray | precision.Rows, k: int
+    search: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
+    queries: np.ndarray | precision.Rows,
+    k: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Searches some thousand queries at a time, with the progress on stderr."""
+    """Calls a searcher's `search` with some thousand queries at a time; progress is on stderr."""
     found = []
     shown = sys.stderr if len(queries) > _PIECE else None
     progress = Progress("search", len(queries), shown, unit="queries")
     for first in range(0, len(queries), _PIECE):
-        found.append(searcher.search(queries[first : first + _PIECE], k))
+        found.append(search(queries[first : first + _PIECE], k))
         progress.advance(len(found[-1][0]))
     progress.close()
     positions, similarities = zip(*found, strict=True)

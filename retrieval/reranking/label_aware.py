@@ -32,7 +32,7 @@ def predict(
         neighbours: how many vote, with their similarities.
         threshold: least sum of the winner's similarities; below it the vector is of `NO_CLASS`.
     """
-    positions, similarities = search_in_pieces(searcher, vectors, neighbours)
+    positions, similarities = search_in_pieces(searcher.search, vectors, neighbours)
     winners, sums = voting.vote(classes, positions, similarities)
     return np.where(sums >= threshold, winners, NO_CLASS)
 

@@ -80,7 +80,7 @@ def similarity_to(vectors: np.ndarray, others: np.ndarray, count: int) -> np.nda
         others: (L, D) float32; fewer than `count` give the mean of all.
         count: how many.
     """
-    similarities = searchers.search_in_pieces(exact.ExactSearcher(others), vectors, count)[1]
+    similarities = searchers.search_in_pieces(exact.ExactSearcher(others).search, vectors, count)[1]
     return np.clip(similarities, 0, 1).mean(axis=1)
 
 
@@ -108,7 +108,7 @@ def penalised_search(
     """
     ones = np.ones(len(queries), np.float32)
     searcher = exact.ExactSearcher(_WithColumn(train, -penalties))
-    found = searchers.search_in_pieces(searcher, _WithColumn(queries, ones), top)
+    found = searchers.search_in_pieces(searcher.search, _WithColumn(queries, ones), top)
     doubtful = np.flatnonzero(found[1][:, -1] <= 0)
     for first in range(0, len(doubtful), _PIECE):
         rows = doubtful[first : first + _PIECE]

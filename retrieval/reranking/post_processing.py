@@ -62,7 +62,7 @@ class State:
         if self.positions is not None:
             return self
         searcher = searchers.make_searcher(self.search, self.vectors, self.depth)
-        found = searchers.search_in_pieces(searcher, self.queries, self.depth)
+        found = searchers.search_in_pieces(searcher.search, self.queries, self.depth)
         return self.answered(*found)
 
     def answered(self, positions: np.ndarray, scores: np.ndarray) -> State:
@@ -129,7 +129,7 @@ def expand_index(
     """Database augmentation by every index vector's neighbours in the index."""
     weights = _weights(rule, top, alpha)
     searcher = searchers.make_searcher(state.search, state.vectors, top + 1)
-    positions, similarities = searchers.search_in_pieces(searcher, state.vectors, top + 1)
+    positions, similarities = searchers.search_in_pieces(searcher.search, state.vectors, top + 1)
     expanded = expansion.augment_database(
         state.vectors, positions, similarities if weights.alpha else None, weights=weights
     )
