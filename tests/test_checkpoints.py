@@ -1,6 +1,7 @@
 """Stages that are stopped, killed, or find damaged files or no room: the end is always the same."""
 
 import os
+import resource
 import signal
 
 import keras
@@ -19,10 +20,12 @@ from training.interval import IntervalSums
 from training.plan import LoopLength, Plan
 from training.reporting import read_log
 from training.stop_signal import StoppedError
+from training.writing import StorageError
 
 # Three epochs of five steps; two lines of the log in each.
 PLAN = Plan(1, 15, 5, log_every=3, checkpoint_seconds=0, checkpoint_share=1e9, retrieval_every=1)
 AVERAGED = {"make_average": lambda variables: WeightAverage(variables, decay=0.9)}
+INDEX, DATA = "index", "data-00000-of-00001"
 LAYERS = {"layers": [lambda: keras.layers.Dropout(0.3)], "frozen": False}
 
 
@@ -77,8 +80,7 @@ def run(folder, *, number=1, plan=PLAN, stop_at=None, in_validation=False):
 
 def result_of(folder):
     weights = load_model(str(folder / "model.keras")).get_weights()
-    rows = [measured.without(row) for row in read_log(str(folder / "log.jsonl"))]
-    return [w.tobytes() for w in weights], [row for row in rows if row]
+    return [w.tobytes() for w in weights], measured.results(read_log(str(folder / "log.jsonl")))
 
 
 @pytest.fixture(scope="module", params=[1, 2])
@@ -100,7 +102,9 @@ def test_the_log_of_a_stage(whole):
     assert rows[-2]["best_step"] == 5 * (1 + int(np.argmax(accuracies)))
 
 
-@pytest.mark.parametrize("stop_at", [4, 8, 14])
+@pytest.mark.parametrize(
+    ("whole", "stop_at"), [(1, 4), (1, 8), (1, 14), (2, 8)], indirect=["whole"]
+)
 def test_sigterm_between_two_lines_of_the_log(whole, tmp_path, stop_at):
     number, expected = whole
     with pytest.raises(StoppedError, match="stage 1 is saved at step"):
@@ -109,6 +113,7 @@ def test_sigterm_between_two_lines_of_the_log(whole, tmp_path, stop_at):
     assert result_of(run(tmp_path, number=number)) == expected
 
 
+@pytest.mark.parametrize("whole", [1], indirect=True)
 @pytest.mark.parametrize("stop_at", [10, 15])
 def test_sigterm_in_a_validation_is_not_kept_waiting(whole, tmp_path, stop_at):
     """The pass is left; the next run begins with it."""
@@ -142,8 +147,9 @@ def empty(path):
 
 
 @pytest.mark.parametrize("whole", [1], indirect=True)
-@pytest.mark.parametrize("damage", [cut, flip, empty, os.unlink])
-@pytest.mark.parametrize("end", ["data-00000-of-00001", "index"])
+@pytest.mark.parametrize(
+    ("damage", "end"), [(cut, DATA), (flip, DATA), (os.unlink, DATA), (empty, INDEX)]
+)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, tmp_path, capfd, damage, end):
     folder, (before, newest) = stopped(tmp_path)
     damage(folder / f"ckpt-{newest}.{end}")
@@ -151,8 +157,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, tmp_path, capf
     assert result_of(run(tmp_path)) == whole[1]
     output, errors = capfd.readouterr()
     assert f"goes on from the checkpoint of step {before}" in output
-    if (damage, end) != (os.unlink, "index"):  # without its index it was never finished
-        assert f"ckpt-{newest} is damaged" in errors
+    assert f"ckpt-{newest} is damaged" in errors
     assert len(list(folder.iterdir())) == 4
 
 
@@ -170,17 +175,33 @@ def test_what_killed_runs_leave_is_removed_and_a_state_file_means_nothing(whole,
     assert checkpoints.restore() == newest
     checkpoints.tidy()
     left = {path.name for path in folder.iterdir()}
-    assert left == {"checkpoint", *(f"ckpt-{n}.{end}" for n in checkpoints.kept for end in ENDS)}
+    assert left == {
+        "checkpoint",
+        *(f"ckpt-{n}.{end}" for n in checkpoints.kept for end in (INDEX, DATA)),
+    }
     assert result_of(run(tmp_path)) == whole[1]
 
 
-ENDS = ("index", "data-00000-of-00001")
+@pytest.mark.parametrize("whole", [1], indirect=True)
+def test_a_disk_that_is_full_while_saving_leaves_the_checkpoints_before(whole, tmp_path):
+    folder, steps = stopped(tmp_path)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = len(before[f"ckpt-{steps[0]}.{DATA}"])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 100, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=r"the checkpoint of step \d+ could not be written"):
+            run(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert result_of(run(tmp_path)) == whole[1]
 
 
 def test_all_checkpoints_damaged_is_an_error(tmp_path):
     folder, steps = stopped(tmp_path)
     for step in steps:
-        flip(folder / f"ckpt-{step}.data-00000-of-00001")
+        flip(folder / f"ckpt-{step}.{DATA}")
     with pytest.raises(ValueError, match=f"steps {steps[0]}, {steps[1]}"):
         run(tmp_path)
     assert len(list(folder.glob("ckpt-*"))) == 4

@@ -10,7 +10,7 @@ NEAR_GUESS = 0.9  # share of ln C
 COLLAPSED = 0.98  # mean cosine of all pairs of embeddings; of a random network 0.9 and more too
 NEAR_TARGET = 0.9  # target cosine that goes with a low loss
 RUNAWAY = 4.0  # times the first scale
-WAITING = 0.2  # of the time
+WAITING, WARM_UP = 0.2, 60.0  # of the time; seconds of a stage in which buffers fill
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Alarms:
       cosine of pairs above 0.98), or so do those of the training images and the class centres
       (target cosine above 0.9 with an accuracy of chance).
     - "scale": s is 4 times that of the first line.
-    - "input": in two lines in a row, a fifth of the time or more was spent waiting for batches.
+    - "input": in two lines in a row, after the first minute, a fifth of the time or more was
+      spent waiting for batches.
 
     Args:
         num_classes: C.
@@ -134,7 +135,8 @@ class Alarms:
 
     def _input(self) -> Alarm | None:
         shares = [row.get("input_wait", 0.0) for row in self._rows[-2:]]
-        if len(shares) < 2 or min(shares) < WAITING:
+        is_early = self._rows[-1].get("seconds", 0.0) < WARM_UP
+        if is_early or len(shares) < 2 or min(shares) < WAITING:
             return None
         ratio = 1 / max(1 - shares[-1], 1e-3)
         return Alarm(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Iterable
 
 # Fields of a log line that differ between two runs of the same training, and alarms about them.
 FIELDS = ("images_per_second", "input_wait", "memory_gb", "seconds")
@@ -28,11 +29,16 @@ class Pace:
         return min(1.0, self.waited / max(self.seconds, 1e-9))
 
 
-def without(row: dict) -> dict | None:
-    """Returns what of a log line any run repeats; None if nothing."""
-    if row["event"] == "alarm" and row["cause"] in CAUSES:
-        return None
+def without(row: dict) -> dict:
+    """Returns a log line without what clocks and memory say."""
     return {name: value for name, value in row.items() if name not in FIELDS}
+
+
+def results(rows: Iterable[dict]) -> list[dict]:
+    """Returns what any run of the same training repeats of the lines of its log."""
+    return [
+        without(row) for row in rows if not (row["event"] == "alarm" and row["cause"] in CAUSES)
+    ]
 
 
 def memory_gb() -> float | None:

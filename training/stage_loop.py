@@ -130,7 +130,10 @@ class StageLoop:
 
     def _end_stopped(self) -> None:
         self._together.wait()  # a host that ends early would end the others while they save
-        raise StoppedError(f"stage {self._plan.stage} is saved at step {self._trainer.step}")
+        text = f"stage {self._plan.stage} is saved at step {self._trainer.step}"
+        # Now, since tf.data may take up to a minute to end its threads.
+        print(text, flush=True)
+        raise StoppedError(text)
 
     def _check(self) -> None:
         """Looks at the held-out images, unless the log has it from before a stop."""
