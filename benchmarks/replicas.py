@@ -80,7 +80,8 @@ def rate_of(case: str) -> float | None:
     """Returns the learning rate of a case; None is the recipe's."""
     if case == "adamw":
         return ADAM_RATE
-    return FROZEN_RATE if FROZEN in CASES[case] else None
+    large = FROZEN in CASES[case] and "stage.clip_norm=1.0" not in CASES[case]
+    return FROZEN_RATE if large else None
 
 
 def train_case(
