@@ -36,7 +36,7 @@ from training import measured
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # So that a training of seconds has lines, checkpoints and loops as one of hours has.
-FREQUENT = ("--log-every", "2", "--checkpoint-seconds", "0.5")
+FREQUENT = ("--set", "stage.epochs=40", "--log-every", "2", "--checkpoint-seconds", "0.5")
 GRACE = 30.0  # seconds between SIGTERM and SIGKILL
 _SHARE = re.compile(r"([\d.]+)% of the time went into checkpoints")
 
