@@ -77,7 +77,8 @@ def cosine_cross_entropy(
 
 def _embedding_gradient(units, lengths, slopes, centers):
     """Returns d/dx, `(B, D)`, of what has the gradient `slopes`, `(B, C)`, to x·W / ‖x‖."""
-    gradient = ops.matmul(slopes, ops.transpose(centers))  # (B, D)
+    # W·slopesᵀ takes half the time of slopes·Wᵀ on a CPU.
+    gradient = ops.transpose(ops.matmul(centers, ops.transpose(slopes)))  # (B, D)
     along = ops.sum(gradient * units, axis=1, keepdims=True)  # (B, 1)
     return (gradient - _above_floor(lengths) * along * units) * lengths
 

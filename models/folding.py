@@ -13,6 +13,7 @@ is gone differently:
 import collections
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import keras
@@ -42,7 +43,7 @@ class ExcitedCall(FoldedCall):
     """
 
 
-def embed(model: keras.Model, output, images, *, rematerialize: int = 0, for_tpu: bool = False):
+def embed(model: keras.Model, output, images, *, rematerialize: int = 0, vmem: int | None = None):
     """Runs a model in inference mode, for training.
 
     Args:
@@ -50,8 +51,10 @@ def embed(model: keras.Model, output, images, *, rematerialize: int = 0, for_tpu
         output: the model's symbolic tensor to compute, `(B, D)`.
         images: `(B, S, S, 3)`.
         rematerialize: the first so many blocks keep only their input for the gradient.
-        for_tpu: spend arithmetic on less memory and traffic, as a TPU has them: the layers of
-            few channels run packed, see `models.packing`.
+        vmem: bytes of vector memory of the TPU core that this is for; None is another device. On
+            a TPU, arithmetic costs less than memory and traffic: layers of few channels run
+            packed, see `models.packing`, and blocks whose widest feature map fits into the vector
+            memory keep only their input as well, which is then read back instead of theirs.
 
     Returns:
         What `output` is for the images, with the same gradients as the plain call up to rounding.
@@ -60,10 +63,12 @@ def embed(model: keras.Model, output, images, *, rematerialize: int = 0, for_tpu
     calls = fold(calls)
     values = {first: images}
     done = 0
-    for block in blocks(calls)[:rematerialize]:
-        values = _run_again_later(block, values, for_tpu)
+    for i, block in enumerate(blocks(calls)):
+        (begin,) = values.values()
+        again = i < rematerialize or (vmem is not None and _widest(block, begin) <= vmem)
+        values = _run_block(block, values, vmem is not None, again)
         done += len(block)
-    return _run(calls[done:], values, for_tpu)[last]
+    return _run(calls[done:], values, vmem is not None)[last]
 
 
 def fold(calls: Sequence[Call]) -> list[Call]:
@@ -95,7 +100,7 @@ def _join_neighbours(calls: Sequence[Call], join: Callable) -> list[Call]:
 def _fold(before: Call, call: Call) -> Call | None:
     if not fused.is_foldable(before.layer, call.layer):
         return None
-    return FoldedCall(before.layer, before.arguments, call.outputs, norm=call.layer)
+    return FoldedCall(before.layer, before.arguments, call.outputs, call.channels, norm=call.layer)
 
 
 def _excite(before: Call, call: Call) -> Call | None:
@@ -103,7 +108,7 @@ def _excite(before: Call, call: Call) -> Call | None:
         return None
     if len(before.inputs) != 2 or not fused.is_pointwise(call.layer):
         return None
-    return ExcitedCall(call.layer, before.arguments, call.outputs, norm=call.norm)
+    return ExcitedCall(call.layer, before.arguments, call.outputs, call.channels, norm=call.norm)
 
 
 def blocks(calls: Sequence[Call]) -> list[list[Call]]:
@@ -129,6 +134,12 @@ def blocks(calls: Sequence[Call]) -> list[list[Call]]:
 def _ends_block(call: Call, followers: list) -> bool:
     linear = isinstance(call, FoldedCall) and any(type(f) in fused.CONVOLUTIONS for f in followers)
     return linear or type(call.layer) is keras.layers.Add
+
+
+def _widest(block: Sequence[Call], begin) -> int:
+    """Returns the bytes of the widest feature map of a block, in two bytes per number."""
+    pixels = math.prod(begin.shape[:3])
+    return 2 * pixels * max(call.channels for call in block)
 
 
 def _run(calls: Sequence[Call], values: dict, for_tpu: bool) -> dict:
@@ -172,8 +183,10 @@ def _run_packed(call: Call, args: tuple):
         return packing.convolution(call.layer, call.norm, value.like(value.tensor * gate))
     if _is_swish(call.layer):
         return value.like(swish(value.tensor))
+    if isinstance(call.layer, keras.layers.Dropout):  # inference
+        return value
     if type(call.layer) is keras.layers.GlobalAveragePooling2D:
-        return packing.mean_over_pixels(value)
+        return packing.mean_over_pixels(value, keepdims=call.layer.keepdims)
     if type(call.layer) is keras.layers.Add and len({type(v) for v in values}) == 1:
         return value.like(ops.add(values[0].tensor, values[1].tensor))
     return None
@@ -186,27 +199,32 @@ def _is_swish(layer) -> bool:
     return layer.activation is keras.activations.silu or layer.activation.__name__ == "swish"
 
 
-def _run_again_later(calls: Sequence[Call], values: dict, for_tpu: bool) -> dict:
-    """Returns the one value, by number, that goes on after the calls of a block."""
+def _run_block(calls: Sequence[Call], values: dict, for_tpu: bool, again: bool) -> dict:
+    """Returns the one value, by number, that goes on after the calls of a block.
+
+    Args:
+        calls, values, for_tpu: see `_run`.
+        again: keep only the value at the beginning, and compute the block again for the gradient.
+    """
     ((start, begin),) = values.items()
+    end = calls[-1].outputs[0]
+    if not again:
+        return {end: _run(calls, values, for_tpu)[end]}
     layers = [call.layer for call in calls] + [getattr(call, "norm", None) for call in calls]
     variables = {id(v): v for layer in layers for v in getattr(layer, "trainable_variables", ())}
     variables = list(variables.values())
-    end = calls[-1].outputs[0]
-    rewrap = []  # how the result was packed
+    made = []  # the result, of which `keras.remat` hands on the tensor
 
     def block(tensor, *weights):
         value = begin.like(tensor) if isinstance(begin, packing.Packed) else tensor
         with keras.StatelessScope(state_mapping=list(zip(variables, weights, strict=True))):
-            result = _run(calls, {start: value}, for_tpu)[end]
-        packed = isinstance(result, packing.Packed)
-        rewrap.append(result.like if packed else lambda tensor: tensor)
-        return result.tensor if packed else result
+            made.append(_run(calls, {start: value}, for_tpu)[end])
+        return getattr(made[-1], "tensor", made[-1])
 
-    tensor = begin.tensor if isinstance(begin, packing.Packed) else begin
+    tensor = getattr(begin, "tensor", begin)
     weights = [ops.cast(variable, variable.dtype) for variable in variables]
     if keras.backend.is_float_dtype(tensor.dtype):
         result = keras.remat(block)(tensor, *weights)
     else:  # uint8 has no gradient
         result = keras.remat(functools.partial(block, tensor))(*weights)
-    return {end: rewrap[0](result)}
+    return {end: made[0].like(result) if isinstance(made[0], packing.Packed) else result}

@@ -22,11 +22,13 @@ class Call:
         layer: the layer or operation.
         arguments: (args, kwargs), with a `Slot` in the place of every tensor.
         outputs: numbers of the values that it makes.
+        channels: last dimension of the first of them.
     """
 
     layer: Any
     arguments: tuple
     outputs: tuple[int, ...]
+    channels: int
 
     @property
     def inputs(self) -> list[int]:
@@ -96,4 +98,5 @@ def _call(node, numbers: _Numbers) -> Call:
         node.operation,
         tree.map_structure(slot, (tuple(node.arguments.args), dict(node.arguments.kwargs))),
         tuple(numbers[output] for output in node.outputs),
+        node.outputs[0].shape[-1],
     )

@@ -19,7 +19,7 @@ class Embedder:
             convolutions, see `models.folding`.
         rematerialize: the first so many blocks of the network keep only their input for the
             gradient and are computed twice; needs `freeze_batchnorm`.
-        for_tpu: see `models.folding.embed`.
+        vmem: see `models.folding.embed`.
 
     Call arguments:
         model: `(B, S, S, 3)` → `(B, C)` cosines, or → `(B, D)` without a `CosineSoftmax`.
@@ -35,7 +35,7 @@ class Embedder:
     """
 
     def __init__(
-        self, *, freeze_batchnorm: bool = True, rematerialize: int = 0, for_tpu: bool = False
+        self, *, freeze_batchnorm: bool = True, rematerialize: int = 0, vmem: int | None = None
     ):
         if rematerialize and not freeze_batchnorm:
             raise ValueError(
@@ -44,14 +44,14 @@ class Embedder:
             )
         self.freeze_batchnorm = freeze_batchnorm
         self.rematerialize = rematerialize
-        self.for_tpu = for_tpu
+        self.vmem = vmem
 
     def __call__(self, model: keras.Model, images, training: bool):
         head = head_of(model)
         output = model.output if head is None else head.input
         if training and self.freeze_batchnorm:
             return folding.embed(
-                model, output, images, rematerialize=self.rematerialize, for_tpu=self.for_tpu
+                model, output, images, rematerialize=self.rematerialize, vmem=self.vmem
             )
         return keras.Model(model.input, output)(images, training=training)
 
@@ -61,7 +61,7 @@ class CosineSoftmaxObjective:
 
     Args:
         loss: scale and margin.
-        freeze_batchnorm, rematerialize, for_tpu: see `Embedder`.
+        freeze_batchnorm, rematerialize, vmem: see `Embedder`.
         gather: see `models.heads.adacos_scale`.
 
     Call arguments:
@@ -85,14 +85,14 @@ class CosineSoftmaxObjective:
         *,
         freeze_batchnorm: bool = True,
         rematerialize: int = 0,
-        for_tpu: bool = False,
+        vmem: int | None = None,
         gather: Callable | None = None,
     ):
         self.loss = loss
         self.gather = gather
         self.freeze_batchnorm = freeze_batchnorm
         self.embed = Embedder(
-            freeze_batchnorm=freeze_batchnorm, rematerialize=rematerialize, for_tpu=for_tpu
+            freeze_batchnorm=freeze_batchnorm, rematerialize=rematerialize, vmem=vmem
         )
 
     def __call__(self, model: keras.Model, images, labels, training: bool) -> dict:

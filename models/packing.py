@@ -31,6 +31,12 @@ class Packed:
     tensor: Any
     factor: int
 
+    @property
+    def shape(self) -> tuple:
+        """`(B, H, W, C)`, unpacked."""
+        batch, height, width, channels = self.tensor.shape
+        return batch, height, width * self.factor, channels // self.factor
+
     def like(self, tensor) -> "Packed":
         """Returns the result of an operation on every pixel and channel by itself."""
         return Packed(tensor, self.factor)
@@ -40,15 +46,15 @@ def unpack(value):
     """Returns the plain `(B, H, W, C)` of a `Packed`; anything else as it is."""
     if not isinstance(value, Packed):
         return value
-    batch, height, width, channels = value.tensor.shape
-    factor = value.factor
-    return ops.reshape(value.tensor, (batch, height, width * factor, channels // factor))
+    return ops.reshape(value.tensor, value.shape)
 
 
-def mean_over_pixels(value: Packed):
-    """Returns the mean over height and width, `(B, C)`."""
+def mean_over_pixels(value: Packed, *, keepdims: bool = False):
+    """Returns the mean over height and width, `(B, C)`, or `(B, 1, 1, C)` with `keepdims`."""
+    batch, _, _, channels = value.shape
     means = ops.mean(value.tensor, axis=(1, 2))  # (B, factor·C)
-    return ops.mean(ops.reshape(means, (means.shape[0], value.factor, -1)), axis=1)
+    means = ops.mean(ops.reshape(means, (batch, value.factor, channels)), axis=1)
+    return ops.reshape(means, (batch, 1, 1, channels)) if keepdims else means
 
 
 def per_channel(value: Packed, vector):
@@ -73,7 +79,7 @@ def convolution(layer, norm, value):
             ops.reshape(value, (batch, height, width // before, before * channels)), before
         )
     kernel, shift = fused.folded_weights(layer, norm)
-    select, _, step = _selection(layer, value.tensor.shape[2] * before, before, after)
+    select, _, step = _selection(layer, value.shape[2], before, after)
     kernel = _over_positions(ops.cast(kernel, layer.compute_dtype), select, layer)
     outputs = ops.conv(
         ops.cast(value.tensor, layer.compute_dtype),
@@ -87,19 +93,22 @@ def convolution(layer, norm, value):
 def _plan(layer, value) -> tuple[int, int] | None:
     """Returns how many pixels the convolution's input and output hold in a position."""
     plain = not isinstance(value, Packed)
-    shape = value.shape if plain else value.tensor.shape
     if type(layer) not in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D):
         return None
-    if None in shape or layer.padding != "same" or set(layer.dilation_rate) != {1}:
+    if None in value.shape or layer.padding != "same" or set(layer.dilation_rate) != {1}:
         return None
     if getattr(layer, "groups", 1) != 1 or getattr(layer, "depth_multiplier", 1) != 1:
         return None
     stride = layer.strides[1]
     channels = getattr(layer, "filters", None) or layer.kernel.shape[2]
     after = 2 ** int(np.log2(max(1, LANES // channels)))
+    while value.shape[2] % (after * stride):
+        after //= 2
+        if not after:
+            return None
     before = after * stride if plain else value.factor
-    width = shape[2] if plain else shape[2] * before
-    if after == 1 or width % (after * stride) or (after * stride) % before:
+    width = value.shape[2]
+    if after == 1 or (after * stride) % before:
         return None
     return (before, after) if _same_padding_fits(layer, width, before, after) else None
 
