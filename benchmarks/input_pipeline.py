@@ -10,6 +10,7 @@ installed is left out with a sentence.
     ours, originals  input_pipeline/pipeline.py from shards of tfrecords_tools/write.py
     ours, shrunk     the same from shards of --max-side 768 --quality 92
     ours, unguarded  from originals, without the guard that keeps the place of undecodable images
+    kernels alone    TensorFlow's decoding, resize and rounding of originals, and nothing else
     torch PIL        torch's DataLoader, decoded and resized by Pillow
     torch turbo      torch's DataLoader, decoded by simplejpeg, resized as uint8 by torch
     grain PIL        grain from ArrayRecords, decoded and resized by Pillow
@@ -83,6 +84,20 @@ def unguarded(shards: str) -> Pass:
     prepared = decoding.map(example, num_parallel_calls=tf.data.AUTOTUNE)
     batches = prepared.batch(BATCH, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
     return lambda: iter(batches)
+
+
+def kernels(images: list[bytes]) -> Pass:
+    """What ours calls for one image, without reading, parsing, shuffling, guarding or batching."""
+    square = ops.Square(SIZE)
+
+    def batches() -> Iterator:
+        while True:
+            for start in range(0, len(images), BATCH):
+                for data in images[start : start + BATCH]:
+                    square(ops.decode_image(data))
+                yield start
+
+    return batches
 
 
 def _pillow_square(data: bytes) -> np.ndarray:
@@ -182,6 +197,7 @@ def make_ways(photos: str, scratch: str) -> dict[str, Pass]:
         "ours, originals": lambda: ours(shards["originals"]),
         "ours, shrunk": lambda: ours(shards["shrunk"]),
         "ours, unguarded": lambda: unguarded(shards["originals"]),
+        "kernels alone": lambda: kernels(originals),
         "torch PIL": lambda: torch_pillow(paths),
         "torch turbo": lambda: torch_turbo(paths),
         "grain PIL": lambda: grain_pillow(paths, scratch),

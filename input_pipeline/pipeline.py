@@ -89,7 +89,7 @@ class ImageSet:
 def training_batches(
     images: ImageSet,
     *,
-    square: ops.Square | Sequence[ops.Square],
+    square: ops.Square | Sequence[ops.Square] | ops.Op,
     batch_size: int,
     seed: int,
     first_step: int = 0,
@@ -108,7 +108,8 @@ def training_batches(
 
     Args:
         images: the set.
-        square: the resize to S × S pixels; of several, one is drawn for each batch.
+        square: the resize to S × S pixels; of several, one is drawn for each batch; or an op that
+            brings images to one shape in a way of its own.
         batch_size: global batch B; an epoch is num_images // B steps, the rest is left out.
         seed: of the order and the augmentation.
         first_step: steps already done.
@@ -139,17 +140,33 @@ def training_batches(
         first_step=first_step,
         share=share,
     )
-    if isinstance(square, ops.Square):
-        resize = ops.resize(square)
-    else:
-        resize = _resize_batchwise(square, batch_size)
-    chain = [*([crop] if crop else []), resize, *augmentation]
-    chain += images.labelling(noisy_weight)
+    chain = [*([crop] if crop else []), sizing(square, batch_size), *augmentation]
+    return endless_batches(images, records, chain, share.piece_size(batch_size), noisy_weight)
+
+
+def endless_batches(
+    images: ImageSet,
+    records: tf.data.Dataset,
+    chain: Sequence[ops.Op],
+    batch_size: int,
+    noisy_weight: float,
+) -> tf.data.Dataset:
+    """Makes batches of `batch_size` of endless records of a set, see `examples.prepare`."""
+    chain = [*chain, *images.labelling(noisy_weight)]
     prepared = examples.prepare(records, chain, blank_label=images.first_label)
-    batches = prepared.batch(share.piece_size(batch_size), drop_remainder=True)
+    batches = prepared.batch(batch_size, drop_remainder=True)
     # Hosts that know this need not ask each other before each step whether a batch is left.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     return batches.apply(endless).prefetch(tf.data.AUTOTUNE)
+
+
+def sizing(square: ops.Square | Sequence[ops.Square] | ops.Op, batch_size: int) -> ops.Op:
+    """Returns the op for what `training_batches` calls `square`."""
+    if isinstance(square, ops.Square):
+        return ops.resize(square)
+    if isinstance(square, Sequence):
+        return _resize_batchwise(square, batch_size)
+    return square
 
 
 def validation_batches(

@@ -31,11 +31,12 @@ ARROWS = {
     "columns": [],
     "files": [],
     "jobs": [],
+    "named_calls": [],
     "progress": [],
     "tensorflow_wheels": [],
 }
-# Tables, paths, work on all cores, rate and time left, a look at TensorFlow before its import.
-EVERYWHERE = ["columns", "files", "jobs", "progress", "tensorflow_wheels"]
+# Tables, paths, work on all cores, calls as text, rate and time left, a look at TensorFlow before its import.
+EVERYWHERE = ["columns", "files", "jobs", "named_calls", "progress", "tensorflow_wheels"]
 NOT_IMPORTED = ("tests", "benchmarks", "notebooks", "docs")
 # tensorflow_datasets, keras_cv, tf_keras and efficientnet load TensorFlow themselves.
 LOADS_TENSORFLOW = ("tensorflow", "keras", "tf_keras", "efficientnet")
@@ -214,11 +215,11 @@ def lazy_scann(sources):
 
 
 def recipes_are_data(sources):
-    """recipes imports the standard library only."""
+    """recipes imports the standard library only, and what reads a call from a text."""
     for path, source in sources.items():
         if path.startswith("recipes/"):
             for line, name in imports(path, source):
-                if top(name) not in {*sys.stdlib_module_names, "recipes"}:
+                if top(name) not in {*sys.stdlib_module_names, "recipes", "named_calls"}:
                     yield f"{path}:{line} imports {name}"
 
 

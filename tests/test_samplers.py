@@ -18,7 +18,9 @@ from input_pipeline import (
     sampling,
     schema,
 )
+from input_pipeline.batch_ids import chosen_ids
 from input_pipeline.buckets import Buckets
+from input_pipeline.shares import Share
 
 SIZE = 8
 
@@ -270,24 +272,24 @@ BUCKET_SHAPES = Buckets(((8, 12), (12, 8), (8, 8)))
 
 
 def class_batches(images, index, **options):
-    return samplers.class_batches(
-        images, square=ops.Square(SIZE), classes_per_batch=3, images_per_class=4, seed=1,
-        index=index, augmentation=[geometry.random_flip()], **options,
-    )  # fmt: skip
+    choose = sampling.ClassBatches(index["label"], classes=3, images=4, seed=1)
+    return chosen_batches(images, index, choose, **options)
 
 
 def balanced_batches(images, index, **options):
-    return samplers.balanced_batches(
-        images, square=ops.Square(SIZE), batch_size=5, seed=1, index=index,
-        augmentation=[geometry.random_flip()], **options,
-    )  # fmt: skip
+    choose = sampling.BalancedBatches(index["label"], batch_size=6, seed=1)
+    return chosen_batches(images, index, choose, **options)
 
 
 def bucket_batches(images, index, **options):
-    return samplers.bucket_batches(
-        images, buckets=BUCKET_SHAPES, batch_size=5, seed=1, index=index,
-        augmentation=[geometry.random_flip()], **options,
-    )  # fmt: skip
+    choose = samplers.choose_buckets(index, [BUCKET_SHAPES], batch_size=6, seed=1)
+    square = samplers.to_buckets([BUCKET_SHAPES])
+    return chosen_batches(images, index, choose, square=square, **options)
+
+
+def chosen_batches(images, index, choose, **options):
+    flips = {"square": ops.Square(SIZE), "augmentation": [geometry.random_flip()]}
+    return samplers.chosen_batches(images, index, choose, seed=1, **{**flips, **options})
 
 
 @pytest.mark.parametrize("make", [class_batches, balanced_batches, bucket_batches])
@@ -299,14 +301,32 @@ def test_starting_later_gives_the_rest(images, index, make):
         assert same(take(rest, 12 - first_step), whole[first_step:])
 
 
+@pytest.mark.parametrize("make", [class_batches, balanced_batches, bucket_batches])
+def test_hosts_and_their_replicas_share_the_batches(images, index, make):
+    whole = take(make(images, index), 4)
+    parts = [make(images, index, share=Share(host, 3, pieces=2)).take(8) for host in range(3)]
+    parts = [list(part.as_numpy_iterator()) for part in parts]
+    for step, batch in enumerate(whole):
+        pieces = [part[2 * step + piece] for part in parts for piece in range(2)]
+        assert same([batch], [tuple(map(np.concatenate, zip(*pieces, strict=True)))])
+
+
+def test_ids_are_those_of_the_chosen_batch(images, index):
+    choose = sampling.ClassBatches(index["label"], classes=3, images=4, seed=1)
+    names = [
+        tf.train.Example.FromString(record).features.feature[schema.ID].bytes_list.value[0]
+        for path in images.shard_paths()
+        for record in records.read_records(path)
+    ]
+    ids = chosen_ids(images, index, choose, step=5)
+    assert ids == [names[record].decode() for record in choose(5).records.numpy()]
+
+
 def test_batches_of_classes_hold_the_images_of_their_labels(images, index):
     """The same labels and pixels as reading the chosen records one by one."""
     choose = sampling.ClassBatches(index["label"], classes=3, images=4, seed=1)
     paths, square = images.shard_paths(), ops.Square(SIZE)
-    made = samplers.class_batches(
-        images, square=square, classes_per_batch=3, images_per_class=4, seed=1, index=index,
-        noisy_weight=0.5,
-    )  # fmt: skip
+    made = samplers.chosen_batches(images, index, choose, square=square, seed=1, noisy_weight=0.5)
     weights = images.class_weights(0.5)
     for step, (pixels, labels, values) in enumerate(take(made, 3)):
         for place, row in enumerate(index[choose(step).records.numpy()]):
@@ -324,9 +344,8 @@ def test_batches_of_classes_hold_the_images_of_their_labels(images, index):
 def test_labels_of_the_clean_set(manifest, tmp_path):
     images = pipeline.ImageSet(manifest, "clean")
     index = samplers.load_index(images, folder=str(tmp_path), workers=1, stream=None)
-    made = samplers.balanced_batches(
-        images, square=ops.Square(SIZE), batch_size=7, seed=1, index=index
-    )
+    choose = sampling.BalancedBatches(index["label"], batch_size=7, seed=1)
+    made = chosen_batches(images, index, choose)
     assert [sorted(labels) for _, labels, _ in take(made, 2)] == [list(range(7))] * 2
     with pytest.raises(ValueError, match=r"expected an index of 89 records. Received: 56"):
         class_batches(pipeline.ImageSet(manifest, "total"), index)
@@ -335,9 +354,9 @@ def test_labels_of_the_clean_set(manifest, tmp_path):
 def test_a_step_compiles_once_for_each_shape(images, index):
     """Scales of 2 sizes in 3 buckets of which the photographs fill some."""
     double = Buckets(tuple((2 * h, 2 * w) for h, w in BUCKET_SHAPES.shapes))
-    made = samplers.bucket_batches(
-        images, buckets=[BUCKET_SHAPES, double], batch_size=5, seed=1, index=index
-    )
+    scales = [BUCKET_SHAPES, double]
+    choose = samplers.choose_buckets(index, scales, batch_size=5, seed=1)
+    made = chosen_batches(images, index, choose, square=samplers.to_buckets(scales))
     traces = []
 
     @tf.function(jit_compile=True)
@@ -355,7 +374,7 @@ def test_a_step_compiles_once_for_each_shape(images, index):
     assert len(shapes) == 2 * len({shape[2] / shape[1] for shape in shapes})
     other = [BUCKET_SHAPES, Buckets(((8, 8),))]
     with pytest.raises(ValueError, match="expected scales of 3 buckets"):
-        samplers.bucket_batches(images, buckets=other, batch_size=5, seed=1, index=index)
+        samplers.choose_buckets(index, other, batch_size=5, seed=1)
 
 
 def test_a_record_that_does_not_decode_has_weight_0(images, tmp_path, capfd):

@@ -171,13 +171,13 @@ def test_sort_and_insert_by_hand():
     ("text", "message"),
     [
         ("qe", "expected a step among transform, pca.*Received: 'qe'"),
-        ("pca", "expected dimension for the step pca. Received: 'pca'"),
+        ("pca", "expected dimension for pca. Received: 'pca'"),
         ("pca:size=3", "each of dimension, whiten, fit_on at most once.*'size=3'"),
         ("power:exponent=1,exponent=2", "at most once"),
         ("power:0.5", "Received: '0.5'"),
-        ("k_reciprocal:k1=2.5", "k_reciprocal:k1 to be of type int. Received: '2.5'"),
-        ("k_reciprocal:k1=True", "of type int. Received: 'True'"),
-        ("label_aware:insert=1", "of type bool. Received: '1'"),
+        ("k_reciprocal:k1=2.5", "k_reciprocal:k1: expected int. Received: '2.5'"),
+        ("k_reciprocal:k1=True", "expected int. Received: 'True'"),
+        ("label_aware:insert=1", "expected bool. Received: '1'"),
     ],
 )
 def test_what_is_no_step(text, message):

@@ -6,38 +6,21 @@ the text is read, before any work.
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import inspect
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TextIO
 
+import named_calls
 from progress import format_seconds
 from retrieval.reranking.post_processing import STEPS, State
 
-_TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool}
 
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """A step and its options.
-
-    Attributes:
-        name: one of `post_processing.STEPS`.
-        options: its keyword arguments.
-    """
-
-    name: str
-    options: Mapping[str, int | float | str | bool]
+class Step(named_calls.Call):
+    """A call of one of `post_processing.STEPS`."""
 
     def __call__(self, state: State) -> State:
         """Does it."""
         return STEPS[self.name](state, **self.options)
-
-    def __str__(self) -> str:
-        options = ",".join(f"{name}={value}" for name, value in self.options.items())
-        return f"{self.name}:{options}" if options else self.name
 
 
 def parse(text: str) -> Step:
@@ -50,27 +33,8 @@ def parse(text: str) -> Step:
         ValueError: if there is no such step or option, a value is of another kind, or one without a
             default is missing.
     """
-    name, _, listed = text.partition(":")
-    if name not in STEPS:
-        raise ValueError(f"expected a step among {', '.join(STEPS)}. Received: {text!r}")
-    parameters = dict(list(inspect.signature(STEPS[name]).parameters.items())[1:])
-    options = {}
-    for part in filter(None, listed.split(",")):
-        option, equals, value = part.partition("=")
-        if not equals or option not in parameters or option in options:
-            raise ValueError(
-                f"expected {name} with each of {', '.join(parameters)} at most once. "
-                f"Received: {part!r} in {text!r}"
-            )
-        options[option] = _value(value, parameters[option].annotation, f"{name}:{option}")
-    needed = [
-        option
-        for option, parameter in parameters.items()
-        if parameter.default is parameter.empty and option not in options
-    ]
-    if needed:
-        raise ValueError(f"expected {', '.join(needed)} for the step {name}. Received: {text!r}")
-    return Step(name, options)
+    call = named_calls.parse(text, STEPS, "a step", given=("state",))
+    return Step(call.name, call.options)
 
 
 def run(state: State, texts: Sequence[str], *, stream: TextIO | None = None) -> State:
@@ -95,16 +59,3 @@ def run(state: State, texts: Sequence[str], *, stream: TextIO | None = None) -> 
             took = format_seconds(time.monotonic() - started)
             print(f"step {number} of {len(steps)}: {step}  {took}", file=stream)
     return state.ranked()
-
-
-def _value(text: str, annotation: str, where: str) -> int | float | str | bool:
-    if annotation == "str":
-        return text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    right = isinstance(value, _TYPES[annotation])
-    if not right or (isinstance(value, bool) and annotation != "bool"):
-        raise ValueError(f"expected {where} to be of type {annotation}. Received: {text!r}")
-    return value
