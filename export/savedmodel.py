@@ -21,113 +21,24 @@ import tensorflow_wheels
 os.environ.update(tensorflow_wheels.environment())  # before TensorFlow is imported
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import recipes
+from export.descriptor import Descriptor, Member
+from export.stored_weights import MEGABYTE, PRECISIONS, StoredNetwork
+from export.views import Views
 from input_pipeline import ops
 from models.builder import embedding_model
 from models.storage import load_model
 from recipes import layout
 
 INFO_NAME = "waymark.json"
+LOSS_IMAGES = 8
 
 
-class Descriptor(tf.Module):
-    """Images in, global descriptors out, with the preprocessing inside.
-
-    With one member the descriptor is its L2-normalised embedding. With several it is each
-    member's, times its weight, concatenated and not normalised again, so that a member counts
-    with the square of its weight in a squared distance.
-
-    Args:
-        members: pairs of embedding model (see `models.builder.embedding_model`) and resize.
-        weights: one factor per member.
-
-    Attributes:
-        squares: the members' resizes.
-
-    Signatures:
-        serving_default: `input_image` uint8 `(H, W, 3)` → `global_descriptor` float32 `(D,)`.
-        images: `images` uint8 `(B, H, W, 3)` → `global_descriptor` float32 `(B, D)`.
-        encoded: `encoded` string `(B,)`, JPEG or PNG bytes → `global_descriptor` `(B, D)`.
-        resized: for each different resize, `Square.name` uint8 `(B, S, S, 3)`, resized already
-            → `global_descriptor` `(B, D)`.
-
-    Reference:
-        Jeon, "1st Place Solution to Google Landmark Retrieval 2020", arXiv:2009.05132.
-    """
-
-    def __init__(self, members: Sequence[tuple[keras.Model, ops.Square]], weights: Sequence[float]):
-        super().__init__()
-        if not members or len(members) != len(weights):
-            raise ValueError(
-                "expected at least one member and one weight for each. "
-                f"Received: {len(members)} members, weights {list(weights)}"
-            )
-        models = [model for model, _ in members]
-        # What is saved is the graph and its variables. The Keras layers stay behind a function:
-        # as attributes each of them would be written as an object, and saving and loading take
-        # twice as long.
-        self._each_model = lambda: models
-        self._variables = [variable.value for model in models for variable in model.variables]
-        self.squares = tuple(square for _, square in members)
-        self._weights = [float(weight) for weight in weights]
-        # Traced once; the signatures only differ in what they do before.
-        specs = [tf.TensorSpec((None, s.size, s.size, 3), tf.uint8) for s in self.squares]
-        self.describe = tf.function(self._describe, input_signature=specs)
-
-    @property
-    def dimension(self) -> int:
-        """Size D of the descriptor."""
-        return sum(model.output_shape[-1] for model in self._each_model())
-
-    def _describe(self, *squares: tf.Tensor) -> tf.Tensor:
-        """Returns `(B, D)` float32 from uint8 `(B, S, S, 3)` squares, one batch per member."""
-        described = [
-            weight * model(images, training=False)
-            for weight, model, images in zip(
-                self._weights, self._each_model(), squares, strict=True
-            )
-        ]
-        return tf.concat(described, axis=-1)
-
-    @tf.function(input_signature=[tf.TensorSpec((None, None, 3), tf.uint8, "input_image")])
-    def serving_default(self, input_image: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One decoded RGB image of any size."""
-        return {"global_descriptor": self._from_images(input_image[tf.newaxis])[0]}
-
-    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8, "images")])
-    def images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """A batch of decoded RGB images of one size."""
-        return {"global_descriptor": self._from_images(images)}
-
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "encoded")])
-    def encoded(self, encoded: tf.Tensor) -> dict[str, tf.Tensor]:
-        """A batch of JPEG or PNG files of any sizes."""
-        signature = [tf.TensorSpec((s.size, s.size, 3), tf.uint8) for s in self.squares]
-        squares = tf.map_fn(self._decode, encoded, fn_output_signature=signature)
-        return {"global_descriptor": self.describe(*squares)}
-
-    def resized(self):
-        """Returns the concrete function of the signature of that name."""
-        specs = {
-            square.name: tf.TensorSpec((None, square.size, square.size, 3), tf.uint8)
-            for square in self.squares
-        }
-
-        @tf.function
-        def resized(**images):
-            batches = [images[square.name] for square in self.squares]
-            return {"global_descriptor": self.describe(*batches)}
-
-        return resized.get_concrete_function(**specs)
-
-    def _decode(self, encoded: tf.Tensor) -> list[tf.Tensor]:
-        image = ops.decode_image(encoded)
-        return [square(image) for square in self.squares]
-
-    def _from_images(self, images: tf.Tensor) -> tf.Tensor:
-        return self.describe(*(square(images) for square in self.squares))
+class TooLargeError(RuntimeError):
+    """The SavedModel would take more bytes than allowed."""
 
 
 def save(
@@ -136,6 +47,9 @@ def save(
     output: str,
     *,
     weights: Sequence[float] | None = None,
+    views: Sequence[str] | None = None,
+    precision: str = "float32",
+    limit_mb: float | None = None,
 ) -> dict:
     """Writes the SavedModel of one or several finished models, whole or not at all.
 
@@ -144,22 +58,107 @@ def save(
         squares: each member's resize.
         output: folder to write; replaced if it is there.
         weights: factor of each member; all 1 if left out.
+        views: each member's views as text, see `export.views`; all "plain" if left out.
+        precision: of the weights on the disk, "float32" or "float16"; what is computed stays as
+            it was. With "float16" the info has `cosine_to_float32`, the least one between the
+            descriptors of `LOSS_IMAGES` random images before and after.
+        limit_mb: most megabytes (10^6 bytes) that the weights of all members, and the folder, may
+            have; None sets no limit.
 
     Returns:
-        What `waymark.json` in the folder says: model_digest, squares, weights, dimension.
+        What `waymark.json` in the folder says: model_digest, squares, weights, views, dimension,
+        precision, weight_bytes (each member's).
 
     Raises:
         FileNotFoundError: a model is not finished.
+        ValueError: as many models, squares, weights and views were expected; or wrong views.
+        TooLargeError: the limit is passed.
     """
-    weights = [1.0] * len(model_paths) if weights is None else list(weights)
-    models = [embedding_model(load_model(path)) for path in model_paths]
-    descriptor = Descriptor(list(zip(models, squares, strict=True)), weights)
-    info = {
-        "model_digest": _digest(models, squares, weights),
-        "squares": [dataclasses.asdict(square) for square in squares],
-        "weights": weights,
-        "dimension": descriptor.dimension,
+    count = len(model_paths)
+    weights = [1.0] * count if weights is None else list(weights)
+    views = ["plain"] * count if views is None else list(views)
+    if not count or not count == len(squares) == len(weights) == len(views):
+        raise ValueError(
+            "expected at least one member, and a resize, a weight and views for each. Received: "
+            f"{count} members, {len(squares)} resizes, weights {weights}, views {views}"
+        )
+    parsed = [Views.parse(text) for text in views]  # before the models are loaded
+    models = [_network(path, each) for path, each in zip(model_paths, parsed, strict=True)]
+    settings = list(zip(squares, parsed, weights, strict=True))
+    descriptor = _descriptor(models, settings, precision)
+    info = _info(descriptor.members, precision)
+    _check_size(sum(info["weight_bytes"]), limit_mb, "of weights")
+    if precision != "float32":
+        info["cosine_to_float32"] = _least_cosine(
+            descriptor, _descriptor(models, settings, "float32")
+        )
+    _write(descriptor, info, output, limit_mb)
+    return info
+
+
+def _network(path: str, views: Views) -> keras.Model:
+    """Returns the finished model up to its embedding, of unit length if the views want it so."""
+    unit = embedding_model(load_model(path))
+    if views.normalize:
+        return unit
+    return keras.Model(unit.input, unit.get_layer("descriptor").input)
+
+
+def _descriptor(models: Sequence[keras.Model], settings: Sequence[tuple], precision: str):
+    return Descriptor(
+        [
+            Member(StoredNetwork(model, precision), square, views, float(weight))
+            for model, (square, views, weight) in zip(models, settings, strict=True)
+        ]
+    )
+
+
+def _info(members: Sequence[Member], precision: str) -> dict:
+    """Returns what `waymark.json` says."""
+    squares = [dataclasses.asdict(square) for member in members for square in member.squares]
+    return {
+        "model_digest": _digest(members),
+        "squares": squares,
+        "weights": [member.weight for member in members],
+        "views": [str(member.views) for member in members],
+        "dimension": sum(member.network.dimension for member in members),
+        "precision": precision,
+        "weight_bytes": [member.network.bytes for member in members],
     }
+
+
+def _digest(members: Sequence[Member]) -> str:
+    """Returns a sha256 of all that decides the descriptor: weights, resizes, factors, views."""
+    facts = [
+        [member.square.name for member in members],
+        [member.weight for member in members],
+    ]
+    views = [str(member.views) for member in members]
+    if set(views) != {"plain"}:
+        facts.append(views)
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for member in members:
+        member.network.update(digest)
+    return digest.hexdigest()
+
+
+def _least_cosine(one: Descriptor, other: Descriptor) -> float:
+    """Returns the least cosine between two models' descriptors of random images."""
+    rng = np.random.default_rng(0)
+    cosines = []
+    for _ in range(LOSS_IMAGES):
+        # Few pixels, so that the resized image has large patches and not noise alone.
+        image = tf.constant(rng.integers(0, 256, (1, 16, 12, 3), np.uint8))
+        vectors = [
+            np.float64(descriptor.images(image)["global_descriptor"][0])
+            for descriptor in (one, other)
+        ]
+        first, second = (vector / np.linalg.norm(vector) for vector in vectors)
+        cosines.append(1 - np.sum((first - second) ** 2) / 2)
+    return float(min(cosines))
+
+
+def _write(descriptor: Descriptor, info: dict, output: str, limit_mb: float | None) -> None:
     partial = output.rstrip("/") + ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     signatures = {
@@ -170,20 +169,26 @@ def save(
     }
     tf.saved_model.save(descriptor, partial, signatures=signatures)
     pathlib.Path(partial, INFO_NAME).write_text(json.dumps(info, indent=1) + "\n")
+    try:
+        _check_size(bytes_of(partial), limit_mb, "in the folder")
+    except TooLargeError:
+        shutil.rmtree(partial)
+        raise
     shutil.rmtree(output, ignore_errors=True)
     os.replace(partial, output)
-    return info
 
 
-def _digest(models, squares: Sequence[ops.Square], weights: Sequence[float]) -> str:
-    """Returns a sha256 of everything that decides the descriptor: weights, resizes, factors."""
-    names = [square.name for square in squares]
-    digest = hashlib.sha256(json.dumps([names, list(weights)]).encode())
-    for model in models:
-        for variable in model.variables:
-            digest.update(f"{variable.path} {variable.shape}".encode())
-            digest.update(keras.ops.convert_to_numpy(variable).tobytes())
-    return digest.hexdigest()
+def bytes_of(folder: str) -> int:
+    """Returns the bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
+
+
+def _check_size(size: int, limit_mb: float | None, where: str) -> None:
+    if limit_mb is not None and size > limit_mb * MEGABYTE:
+        raise TooLargeError(
+            f"expected at most {limit_mb:g} MB. Received: {size / MEGABYTE:.1f} MB {where}; "
+            "--weights-dtype float16 halves them"
+        )
 
 
 def members_of(recipe, member: str | None, stage: int | None) -> list[tuple]:
@@ -196,38 +201,88 @@ def members_of(recipe, member: str | None, stage: int | None) -> list[tuple]:
     return pairs
 
 
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    add = parser.add_argument
+    add("--recipe", required=True, help=", ".join(recipes.NAMES))
+    add("--workdir", help="of the training (default: runs/RECIPE)")
+    add("--member", help="one member (default: the ensemble of all)")
+    add("--stage", type=int, help="after this stage (default: the last)")
+    add("--image-size", type=int, help="pixels (default: the stage's)")
+    add(
+        "--views",
+        default="plain",
+        help="what a network is shown of an image: plain, flips, horizontal_flip, "
+        "ten_crop:crop=PIXELS or multi_scale:scales=0.7071/1/1.4142 (default: %(default)s)",
+    )
+    add(
+        "--weights-dtype",
+        choices=PRECISIONS,
+        default="float32",
+        help="of the weights on the disk; float16 halves them (default: %(default)s)",
+    )
+    add(
+        "--limit-mb",
+        type=float,
+        metavar="MB",
+        help="write nothing if all members together have more megabytes",
+    )
+    add("--output", required=True, help="folder of the SavedModel")
+    return parser.parse_args(argv)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--recipe", required=True, help=", ".join(recipes.NAMES))
-    parser.add_argument("--workdir", help="of the training (default: runs/RECIPE)")
-    parser.add_argument("--member", help="one member (default: the ensemble of all)")
-    parser.add_argument("--stage", type=int, help="after this stage (default: the last)")
-    parser.add_argument("--image-size", type=int, help="pixels (default: the stage's)")
-    parser.add_argument("--output", required=True, help="folder of the SavedModel")
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     try:
         recipe = recipes.load(args.recipe)
         workdir = args.workdir or os.path.join("runs", recipe.name)
         pairs = members_of(recipe, args.member, args.stage)
         info = save(
             [layout.model_path(workdir, member.name, stage.number) for member, stage in pairs],
-            [
-                ops.Square(
-                    args.image_size or stage.export_size or stage.image_size, member.model.antialias
-                )
-                for member, stage in pairs
-            ],
+            [square_of(member, stage, args.image_size) for member, stage in pairs],
             args.output,
             weights=None if args.member else [member.weight for member, _ in pairs],
+            views=[args.views] * len(pairs),
+            precision=args.weights_dtype,
+            limit_mb=args.limit_mb,
         )
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except TooLargeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(_summary(args.output, pairs, info))
+    return 0
+
+
+def square_of(member, stage, image_size: int | None) -> ops.Square:
+    """Returns the resize of a member after a stage."""
+    size = image_size or stage.export_size or stage.image_size
+    return ops.Square(size, member.model.antialias)
+
+
+def _summary(output: str, pairs: Sequence[tuple], info: dict) -> str:
+    """Returns what the command says: members, sizes, views, and the megabytes of each."""
     names = " + ".join(f"{member.name} stage {stage.number}" for member, stage in pairs)
     sizes = ", ".join(str(square["size"]) for square in info["squares"])
-    print(f"{args.output}: {names}, {info['dimension']} dimensions, at {sizes} px")
-    return 0
+    views = ", ".join(dict.fromkeys(info["views"]))
+    megabytes = [size / MEGABYTE for size in info["weight_bytes"]]
+    each = " + ".join(f"{size:.1f}" for size in megabytes)
+    total = each if len(megabytes) == 1 else f"{each} = {sum(megabytes):.1f}"
+    lines = [
+        f"{output}: {names}, {info['dimension']} dimensions, at {sizes} px, views {views}",
+        f"weights in {info['precision']}: {total} MB; "
+        f"{bytes_of(output) / MEGABYTE:.1f} MB on the disk in all",
+    ]
+    if "cosine_to_float32" in info:
+        lines.append(
+            f"least cosine to the descriptors of float32, over {LOSS_IMAGES} random images: "
+            f"{info['cosine_to_float32']:.7f}"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

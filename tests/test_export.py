@@ -100,8 +100,8 @@ def test_info_names_what_decides_the_descriptor(exported, members, tmp_path):
 
 
 def test_ensemble_needs_a_weight_for_each_member():
-    with pytest.raises(ValueError, match="2 members, weights"):
-        savedmodel.Descriptor([(None, SQUARES[0])] * 2, [1.0])
+    with pytest.raises(ValueError, match="2 members, 2 resizes, weights"):
+        savedmodel.save(["a", "b"], SQUARES, "out", weights=[1.0])
 
 
 def test_export_of_an_unfinished_stage(tmp_path, capsys):

@@ -1,0 +1,185 @@
+"""Views: the pictures that are made of one image at test time, and how their outputs become one.
+
+A text names them, in a recipe, on the command line and in `waymark.json`: "plain", "flips",
+"horizontal_flip", "ten_crop:crop=736", "multi_scale:scales=0.7071/1/1.4142,combine=max".
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from input_pipeline.ops import Square
+
+# Fields that follow from the name where a text leaves them out.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "flips": {"combine": "max", "normalize": False},
+    "horizontal_flip": {},
+    "ten_crop": {},
+    "multi_scale": {"scales": (0.7071, 1.0, 1.4142)},
+}
+COMBINATIONS = ("mean", "max")
+
+Network = Callable[[tf.Tensor], tf.Tensor]  # uint8 (B, S, S, 3) to float32 (B, K)
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """What a network is shown of an image, with static shapes, and how its outputs are joined.
+
+    - "plain": the resized image.
+    - "flips": the image and its horizontal, vertical and double flip.
+    - "horizontal_flip": the image and its mirror.
+    - "ten_crop": the four corners and the middle, `crop` pixels wide, and their mirrors
+      (Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", 2012).
+    - "multi_scale": the image resized to each of `scales` times the side, rounded to pixels.
+
+    The views go through the network one after the other, so that they need the memory of one.
+
+    Attributes:
+        name: one of the above.
+        crop: of "ten_crop": side of the crops, pixels.
+        scales: of "multi_scale".
+        combine: "mean" or "max", element by element, over the embeddings of the views; the
+            descriptor is that, L2-normalised.
+        normalize: whether each view's embedding is L2-normalised before.
+
+    Example:
+        >>> Views.parse("flips")
+        Views(name='flips', crop=None, scales=(), combine='max', normalize=False)
+    """
+
+    name: str = "plain"
+    crop: int | None = None
+    scales: tuple[float, ...] = ()
+    combine: str = "mean"
+    normalize: bool = True
+
+    def __post_init__(self):
+        for name, value, allowed in (
+            ("name", self.name, tuple(DEFAULTS)),
+            ("combine", self.combine, COMBINATIONS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"views: expected {name} among {allowed}. Received: {value!r}")
+        is_cropped = self.crop is not None
+        if is_cropped != (self.name == "ten_crop") or (is_cropped and self.crop < 1):
+            raise ValueError(
+                "views: expected crop, in pixels, with ten_crop and with nothing else. "
+                f"Received: {self.name!r} with crop={self.crop}"
+            )
+        if (self.name == "multi_scale") != bool(self.scales) or min(self.scales, default=1) <= 0:
+            raise ValueError(
+                "views: expected scales above 0 with multi_scale and with nothing else. "
+                f"Received: {self.name!r} with scales={self.scales}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "Views":
+        """Reads NAME or NAME:FIELD=VALUE,FIELD=VALUE; scales are separated by "/".
+
+        Raises ValueError where there is no such name or field, or a value is wrong.
+        """
+        name, _, listed = text.partition(":")
+        fields = dict(DEFAULTS.get(name, {}))
+        for part in filter(None, listed.split(",")):
+            field, equals, value = part.partition("=")
+            if not equals or field not in _READERS:
+                raise ValueError(
+                    f"views: expected FIELD=VALUE with a field among {', '.join(_READERS)}. "
+                    f"Received: {part!r} in {text!r}"
+                )
+            try:
+                fields[field] = _READERS[field](value)
+            except (ValueError, KeyError):
+                raise ValueError(
+                    f"views: expected a value of {field}. Received: {value!r} in {text!r}"
+                ) from None
+        return cls(name, **fields)
+
+    def __str__(self) -> str:
+        defaults = {"crop": None, "scales": (), "combine": "mean", "normalize": True}
+        defaults |= DEFAULTS[self.name]
+        fields = {name: getattr(self, name) for name in defaults}
+        fields["scales"] = "/".join(f"{scale:g}" for scale in self.scales)
+        listed = [f"{n}={fields[n]}" for n in defaults if getattr(self, n) != defaults[n]]
+        return f"{self.name}:{','.join(listed)}" if listed else self.name
+
+    def squares(self, square: Square) -> tuple[Square, ...]:
+        """Returns the resizes that the views are cut from; ValueError where a crop is larger."""
+        if self.name != "multi_scale":
+            if self.crop is not None and self.crop > square.size:
+                raise ValueError(
+                    f"views: expected a crop of at most the {square.size} pixels of the image. "
+                    f"Received: {self.crop}"
+                )
+            return (square,)
+        sides = (max(1, round(scale * square.size)) for scale in self.scales)
+        return tuple(dataclasses.replace(square, size=side) for side in sides)
+
+    def outputs(self, network: Network, squares: Sequence[tf.Tensor], size: int) -> tf.Tensor:
+        """Runs a network on every view.
+
+        Args:
+            network: uint8 `(B, S, S, 3)` → float32 `(B, K)`.
+            squares: uint8 `(B, S, S, 3)`, one for each of `squares()`.
+            size: K.
+
+        Returns:
+            float32 `(V, B, K)`.
+        """
+        if self.name == "multi_scale":
+            return tf.stack([network(images) for images in squares])
+        (images,) = squares
+        if self.name == "plain":
+            return network(images)[tf.newaxis]
+        side, table = self._windows(images.shape[1])
+
+        def output(window: tf.Tensor) -> tf.Tensor:
+            return network(_cut(images, window, side))
+
+        spec = tf.TensorSpec((images.shape[0], size), tf.float32)
+        return tf.map_fn(output, tf.constant(table), spec, parallel_iterations=1)
+
+    def combined(self, embeddings: tf.Tensor) -> tf.Tensor:
+        """Joins the views' embeddings `(V, B, D)` to unit descriptors `(B, D)`, float32."""
+        if self.name == "plain":
+            return embeddings[0] if self.normalize else _unit(embeddings[0])
+        reduce = tf.reduce_max if self.combine == "max" else tf.reduce_mean
+        return _unit(reduce(embeddings, axis=0))
+
+    def _windows(self, size: int) -> tuple[int, list[tuple[int, int, bool, bool]]]:
+        """Returns the side of the views, and of each: top, left, flipped down, flipped over."""
+        if self.name == "ten_crop":
+            free = size - self.crop
+            middle = free // 2
+            corners = [(0, 0), (0, free), (free, 0), (free, free), (middle, middle)]
+            return self.crop, [(*corner, 0, flip) for flip in (0, 1) for corner in corners]
+        flips = [(0, 0), (0, 1)] if self.name == "horizontal_flip" else _ALL_FLIPS
+        return size, [(0, 0, *flip) for flip in flips]
+
+
+PLAIN = Views()
+_ALL_FLIPS = [(0, 0), (0, 1), (1, 0), (1, 1)]
+_READERS: dict[str, Callable[[str], Any]] = {
+    "crop": int,
+    "scales": lambda text: tuple(float(part) for part in text.split("/")),
+    "combine": str,
+    "normalize": lambda text: {"True": True, "False": False}[text],
+}
+
+
+def _cut(images: tf.Tensor, window: tf.Tensor, side: int) -> tf.Tensor:
+    """Returns one view, uint8 `(B, side, side, 3)`, of `(B, S, S, 3)`."""
+    top, left, down, over = tf.unstack(window)
+    shape = [tf.shape(images)[0], side, side, 3]  # XLA takes no -1 where the start is not constant
+    view = tf.slice(images, tf.stack([0, top, left, 0]), shape)
+    view = tf.where(down > 0, tf.reverse(view, [1]), view)
+    view = tf.where(over > 0, tf.reverse(view, [2]), view)
+    return tf.ensure_shape(view, (images.shape[0], side, side, 3))
+
+
+def _unit(vectors: tf.Tensor) -> tf.Tensor:
+    return tf.math.l2_normalize(vectors, axis=-1)

@@ -1,0 +1,155 @@
+"""Test-time views in SavedModels against the trained network called view by view."""
+
+import json
+
+import keras
+import networks
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export import embed, savedmodel
+from export.views import Views
+from input_pipeline import crops, ops
+from models.storage import load_model
+from retrieval import embeddings
+
+SQUARE = ops.Square(32, antialias=True)
+TEXTS = [
+    "plain",
+    "flips",
+    "flips:combine=mean,normalize=True",
+    "horizontal_flip",
+    "ten_crop:crop=27",
+    "multi_scale",
+    "multi_scale:scales=0.5/1,combine=max",
+]
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory):
+    """Paths of two finished networks."""
+    return networks.save_members(tmp_path_factory.mktemp("members"))
+
+
+def views_by_hand(text, image):
+    """The uint8 pictures (S, S, 3) of an image (H, W, 3), made one at a time."""
+    square = SQUARE(image).numpy()
+    name = text.split(":")[0]
+    if name == "ten_crop":
+        return list(crops.ten_crop(27, 27)({"image": tf.constant(square)})["image"].numpy())
+    if name == "multi_scale":
+        sides = (16, 32) if "0.5" in text else (23, 32, 45)
+        return [ops.Square(side, antialias=True)(image).numpy() for side in sides]
+    mirror = square[:, ::-1]
+    return {
+        "plain": [square],
+        "horizontal_flip": [square, mirror],
+        "flips": [square, mirror, square[::-1], mirror[::-1]],
+    }[name]
+
+
+def by_hand(path, text, image):
+    model = load_model(path)
+    bottleneck = keras.Model(model.input, model.get_layer("bottleneck").output)
+    vectors = [bottleneck(view[None]).numpy()[0] for view in views_by_hand(text, image)]
+    if text != "flips":
+        vectors = [vector / np.linalg.norm(vector) for vector in vectors]
+    reduce = np.max if text == "flips" or "max" in text else np.mean
+    vector = reduce(vectors, axis=0)
+    return vector / np.linalg.norm(vector)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_signature_gives_what_the_views_give_by_hand(text, members, photographs, tmp_path):
+    encoded = [(photographs / f"{label}-3.jpg").read_bytes() for label in range(2)]
+    images = [ops.decode_image(tf.constant(each)) for each in encoded]
+    info = savedmodel.save(members[:1], [SQUARE], str(tmp_path / "m"), views=[text])
+    assert Views.parse(info["views"][0]) == Views.parse(text)
+    expected = np.stack([by_hand(members[0], text, image) for image in images])
+    found = tf.saved_model.load(str(tmp_path / "m")).signatures
+    name = "global_descriptor"
+    one = found["serving_default"](input_image=images[0])[name]
+    np.testing.assert_allclose(one, expected[0], atol=2e-6)
+    for arguments in ({"images": tf.stack(images)}, {"encoded": tf.constant(encoded)}):
+        (signature,) = arguments
+        np.testing.assert_allclose(found[signature](**arguments)[name], expected, atol=2e-6)
+    squares = {ops.Square(**each) for each in info["squares"]}
+    resized = {square.name: square(tf.stack(images)) for square in squares}
+    np.testing.assert_allclose(found["resized"](**resized)[name], expected, atol=2e-6)
+
+
+def test_embed_needs_no_option_and_members_may_differ(members, photographs, tmp_path):
+    """Member 1 with flips, member 2 at two scales, one of them the square of member 1."""
+    texts = ["flips", "multi_scale:scales=1/1.5"]
+    model = str(tmp_path / "model")
+    info = savedmodel.save(members, [SQUARE] * 2, model, weights=[1.0, 0.5], views=texts)
+    assert [square["size"] for square in info["squares"]] == [32, 32, 48]
+    source = embed.Tables([str(photographs / "train.csv")])
+    embed.embed(source, model, str(tmp_path / "e"), batch_size=50, stream=None)
+    stored = embeddings.load(str(tmp_path / "e"))
+    image = ops.decode_image(tf.constant((photographs / "0-0.jpg").read_bytes()))
+    signature = tf.saved_model.load(model).signatures["serving_default"]
+    expected = signature(input_image=image)["global_descriptor"] / np.sqrt(1.25)
+    np.testing.assert_allclose(stored.vectors[0], expected, atol=2e-6)
+
+
+def test_views_are_part_of_the_digest(members, tmp_path):
+    output = str(tmp_path / "model")
+    digests = {
+        savedmodel.save(members[:1], [SQUARE], output, views=[text])["model_digest"]
+        for text in TEXTS
+    }
+    assert len(digests) == len(TEXTS)
+    told = json.loads((tmp_path / "model" / "waymark.json").read_text())
+    assert told["views"] == ["multi_scale:scales=0.5/1,combine=max"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_views_compile_with_xla(text, members):
+    """Static shapes: the compiled outputs are those of the graph."""
+    model, views = load_model(members[0]), Views.parse(text)
+    network = keras.Model(model.input, model.get_layer("bottleneck").output)
+    rng = np.random.default_rng(0)
+    images = [
+        tf.constant(rng.integers(0, 256, (2, square.size, square.size, 3), np.uint8))
+        for square in views.squares(SQUARE)
+    ]
+
+    def run(*images):
+        return views.combined(views.outputs(network, images, 16))
+
+    compiled = tf.function(run, jit_compile=True)(*images)
+    assert compiled.shape == (2, 16)
+    np.testing.assert_allclose(compiled, tf.function(run)(*images), atol=1e-5)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_and_back(text):
+    views = Views.parse(text)
+    assert Views.parse(str(views)) == views
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mirror", "expected name among"),
+        ("flips:combine=sum", "expected combine among"),
+        ("flips:normalize=yes", "a value of normalize. Received: 'yes'"),
+        ("flips:size=3", "expected FIELD=VALUE with a field among crop, scales"),
+        ("ten_crop", "expected crop, in pixels, with ten_crop"),
+        ("plain:crop=20", "expected crop, in pixels, with ten_crop"),
+        ("ten_crop:crop=0", "expected crop, in pixels"),
+        ("multi_scale:scales=0/1", "expected scales above 0"),
+        ("multi_scale:scales=a", "a value of scales"),
+        ("flips:scales=1/2", "expected scales above 0 with multi_scale"),
+    ],
+)
+def test_wrong_texts(text, message):
+    with pytest.raises(ValueError, match=message):
+        Views.parse(text)
+
+
+def test_crop_larger_than_the_image():
+    with pytest.raises(ValueError, match=r"at most the 32 pixels.*Received: 33"):
+        Views.parse("ten_crop:crop=33").squares(SQUARE)
