@@ -9,6 +9,7 @@ import numpy as np
 
 from eval import metrics
 from retrieval import embeddings, search
+from retrieval.indexing import stored_index
 from retrieval.stored.unique_ids import few
 
 _ROWS = 16384
@@ -87,10 +88,10 @@ def answer(
     *,
     weights: Sequence[float] | None = None,
     kind: str = "auto",
-    k: int = 100,
+    k: int | None = 100,
     settings: search.Settings = search.PLAIN,
 ) -> search.Answers:
-    """Searches embeddings directories as `search.answer` does.
+    """Searches embeddings directories or an index as `search.answer` does.
 
     Raises:
         FileNotFoundError: if a directory is missing or unfinished.
@@ -125,6 +126,8 @@ def show(result: dict, output: str | None) -> None:
 
 def _find_fault(index: Sequence[str], query: Sequence[str]) -> None:
     """Raises the ValueError that names the directory whose contents cannot be searched."""
+    if any(map(stored_index.is_index, index)):  # what it holds was checked when it was built
+        index = ()
     members = {}
     for directory in (*index, *query):
         try:

@@ -13,7 +13,7 @@ if not __package__:
 import numpy as np
 
 from eval import breakdown, command, metrics, solutions
-from retrieval import embeddings, search
+from retrieval import embeddings, ensemble, search
 from retrieval.reranking import non_landmarks as penalties
 from retrieval.reranking import voting
 from retrieval.stored.unique_ids import few
@@ -52,17 +52,18 @@ def recognise(
         non_landmarks: the same for images that show no landmark.
         labels: the label of every index image.
     """
-    sets = [[embeddings.load(directory) for directory in part] for part in
-            (query, index, non_landmarks)]  # fmt: skip
-    for others, directories in zip(sets[1:], (index, non_landmarks), strict=True):
-        search.check_models(sets[0], others, directories)
-    queries, train = sets[0][0].ids, sets[1][0].ids
-    if any(q.ids != queries or t.ids != train for q, t in zip(*sets[:2], strict=True)):
+    parts = index, query, non_landmarks
+    sets = [[embeddings.load(directory) for directory in part] for part in parts]
+    models = [member.manifest["model_digest"] for member in sets[0]]
+    for members, directories in zip(sets[1:], parts[1:], strict=True):
+        ensemble.check_models(models, members, directories)
+    train, queries = sets[0][0].ids, sets[1][0].ids
+    if any(t.ids != train or q.ids != queries for t, q in zip(*sets[:2], strict=True)):
         raise ValueError("expected members with the same ids in the same order. Received: others")
     names, codes = _codes(train, labels)
     members = [
-        penalties.Member(*(member.vectors for member in triple))
-        for triple in zip(*sets, strict=True)
+        penalties.Member(asked.vectors, labelled.vectors, others.vectors)
+        for labelled, asked, others in zip(*sets, strict=True)
     ]
     return _named(queries, names, penalties.recognise(members, codes))
 
@@ -91,8 +92,8 @@ def evaluate(
 
     Args:
         solution: path of a `recognition_solution` table.
-        index: embeddings directories, one per member of the ensemble.
-        query: the same for the queries.
+        index: embeddings directories, one per member of the ensemble, or an index built of them.
+        query: embeddings directories of the queries, one per member.
         labels: path of the table with the index images' labels; see `vote`.
         predictions: path of a prediction file `id,landmarks` to score instead of searching.
         weights: one per member; all 1 if absent.

@@ -37,8 +37,8 @@ def evaluate(
 
     Args:
         solution: path of a `retrieval_solution` table.
-        index: embeddings directories, one per member of the ensemble.
-        query: the same for the queries.
+        index: embeddings directories, one per member of the ensemble, or an index built of them.
+        query: embeddings directories of the queries, one per member.
         predictions: path of a prediction file `id,images` to score instead of searching.
         weights: one per member; all 1 if absent.
         kind: of search, "auto", "exact" or "scann".

@@ -20,7 +20,7 @@ import numpy as np
 
 from eval import breakdown, command, solutions
 from eval import revisited_protocol as protocol
-from retrieval import embeddings, search
+from retrieval import search
 from retrieval.stored.unique_ids import few
 
 # What the queries' descriptors are of, and what the result says about it.
@@ -66,7 +66,9 @@ def judge(
     elif predictions:
         rankings, kind = _from_predictions(predictions, truth), "predictions"
     else:
-        answers = _search_all(index, query, weights, kind, settings)
+        answers = command.answer(
+            index, query, weights=weights, kind=kind, k=None, settings=settings
+        )
         rankings, kind = _from_embeddings(answers, truth), answers.search
     by_setting = {
         setting: protocol.evaluate_revisited(rankings, truth.truths, setting)
@@ -168,20 +170,6 @@ def read_ranks(path: str, truth: protocol.GroundTruth) -> list[np.ndarray]:
         if np.bincount(column, minlength=1).max(initial=0) > 1:
             raise ValueError(f"{path}: expected every position once for {name!r}. Received: twice")
     return list(np.ascontiguousarray(array.T))
-
-
-def _search_all(
-    index: Sequence[str],
-    query: Sequence[str],
-    weights: Sequence[float] | None,
-    kind: str,
-    settings: search.Settings,
-) -> search.Answers:
-    """Ranks the whole index for every query."""
-    count = len(embeddings.load(index[0]).ids) if index else 1
-    return command.answer(
-        index, query, weights=weights, kind=kind, k=max(1, count), settings=settings
-    )
 
 
 def _from_predictions(path: str, truth: protocol.GroundTruth) -> list[np.ndarray]:

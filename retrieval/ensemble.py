@@ -178,6 +178,29 @@ class SummedRows(ConcatenatedRows):
         return dimensions[0]
 
 
+def check_models(
+    models: Sequence[str], members: Sequence[Embeddings], directories: Sequence[str]
+) -> None:
+    """Raises ValueError unless embeddings are by the models of an index, in their order.
+
+    Args:
+        models: the digest of each member's model.
+        members: one per model.
+        directories: of the members.
+    """
+    if len(members) != len(models):
+        raise ValueError(
+            f"expected embeddings by each of the {len(models)} models of the index. "
+            f"Received: {len(members)} directories"
+        )
+    for digest, member, name in zip(models, members, directories, strict=True):
+        if member.manifest["model_digest"] != digest:
+            raise ValueError(
+                f"expected all embedded by the same model as the index, {digest!r}. "
+                f"Received: {name} by {member.manifest['model_digest']!r}"
+            )
+
+
 def check_weights(members: int, weights: Sequence[float] | None) -> list[float]:
     """Returns one float per member, 1 where none is given; ValueError if they do not fit."""
     if members == 0:

@@ -1,6 +1,7 @@
-"""Searches an index of embeddings: `python retrieval/search.py --index DIR --query DIR ...`.
+"""Searches embeddings or an index: `python retrieval/search.py --index DIR --query DIR ...`.
 
-Several directories are the members of an ensemble, in the same order on both sides.
+Several directories are the members of an ensemble, in the same order on both sides. An index of
+retrieval/index.py is one directory, and the queries are the members that it was built of.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ if not __package__:
 import numpy as np
 
 import columns
-from retrieval import embeddings, ensemble
-from retrieval.nearest.searchers import KINDS, make_searcher, resolve, search_in_pieces
+from retrieval import embeddings, ensemble, searched
+from retrieval.nearest.searchers import KINDS, search_in_pieces
 from retrieval.projecting import validation
 from retrieval.reranking import steps
 from retrieval.reranking.post_processing import Reference, State
@@ -113,36 +114,42 @@ def answer(
     *,
     weights: Sequence[float] | None = None,
     search: str = "auto",
-    k: int = 100,
+    k: int | None = 100,
     settings: Settings = PLAIN,
 ) -> Answers:
-    """Searches embeddings directories.
+    """Searches embeddings directories, or an index that was built of them.
 
     Args:
-        index: one directory per member of the ensemble.
-        query: the same for the queries, in the same order.
-        weights: one per member; all 1 if absent.
-        search: see `searchers.make_searcher`.
-        k: answers per query; a smaller index gives all it has.
+        index: one directory per member of the ensemble, or an index of `retrieval/index.py`.
+        query: embeddings directories of the queries, one per member in the same order.
+        weights: one per member; all 1 if absent. An index has its own.
+        search: see `searched.Pair.searcher`.
+        k: answers per query, all if None; a smaller index gives all it has.
         settings: see `Settings`.
 
     Raises:
         FileNotFoundError: if a directory is missing or unfinished.
         ValueError: if directories, models, weights or steps do not fit each other.
     """
-    index_members, query_members = _load_pairs(index, query)
-    joined = {"combine": settings.combine, "missing": settings.missing}
-    index_ids, vectors = ensemble.join(index_members, weights, **joined)
-    query_ids, queries = ensemble.join(query_members, weights, **joined)
-    kind = resolve(search, len(vectors))
+    pair = open_pair(index, query, weights, settings)
+    k = max(1, len(pair.index_ids)) if k is None else k
+    kind = pair.resolve(search)
     if settings.steps:
-        state = _state(query_members, weights, settings, query_ids, index_ids, queries, vectors)
-        state = dataclasses.replace(state, depth=min(max(k, 100), len(vectors)), search=search)
-        state = steps.run(state, settings.steps, stream=sys.stderr)
-        return Answers(query_ids, index_ids, state.positions[:, :k], state.scores[:, :k], kind)
-    searcher = make_searcher(search, vectors, k, ids=index_ids, memory_mb=settings.memory_mb)
-    positions, similarities = search_in_pieces(searcher.search, queries, k)
-    return Answers(query_ids, index_ids, positions, similarities, kind)
+        state = steps.run(_state(pair, settings, search, k), settings.steps, stream=sys.stderr)
+        found = state.positions[:, :k], state.scores[:, :k]
+    else:
+        searcher = pair.searcher(search, k, memory_mb=settings.memory_mb)
+        found = search_in_pieces(searcher.search, pair.queries, k)
+    return Answers(pair.query_ids, pair.index_ids, *found, kind)
+
+
+def open_pair(
+    index: Sequence[str], query: Sequence[str], weights: Sequence[float] | None, settings: Settings
+) -> searched.Pair:
+    """Opens queries and what they are searched in; see `answer`."""
+    return searched.open_pair(
+        index, query, weights=weights, combine=settings.combine, missing=settings.missing
+    )
 
 
 def write_predictions(path: str, rankings: dict[str, list[str]]) -> None:
@@ -162,7 +169,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
         nargs="+",
         metavar="DIR",
         required=required,
-        help="embeddings of the index, one directory per member of the ensemble",
+        help="embeddings, one directory per member of the ensemble, or one of retrieval/index.py",
     )
     parser.add_argument(
         "--query",
@@ -178,7 +185,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
         "--search",
         choices=KINDS,
         default="auto",
-        help="auto: exact below 20,000 vectors, ScaNN from there on (default: %(default)s)",
+        help="auto: exact below 20,000 vectors, ScaNN from there on, an index as it was built "
+        "(default: %(default)s)",
     )
     _add_settings(parser)
 
@@ -218,63 +226,26 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index-table", metavar="CSV", help="photographs: id, path")
 
 
-def _load_pairs(
-    index: Sequence[str], query: Sequence[str]
-) -> tuple[list[embeddings.Embeddings], list[embeddings.Embeddings]]:
-    if len(index) != len(query) or not index:
-        raise ValueError(
-            "expected the same members as index and as query. "
-            f"Received: {len(index)} index and {len(query)} query directories"
-        )
-    index_members = [embeddings.load(directory) for directory in index]
-    query_members = [embeddings.load(directory) for directory in query]
-    check_models(query_members, index_members, index)
-    return index_members, query_members
-
-
-def check_models(
-    queries: Sequence[embeddings.Embeddings],
-    others: Sequence[embeddings.Embeddings],
-    directories: Sequence[str],
-) -> None:
-    """Raises ValueError unless members of equal number are of the same model."""
-    if len(queries) != len(others):
-        raise ValueError(f"expected {len(queries)} members. Received: {len(others)}")
-    for query, other, directory in zip(queries, others, directories, strict=True):
-        digests = [member.manifest["model_digest"] for member in (query, other)]
-        if digests[0] != digests[1]:
-            raise ValueError(
-                "expected index and query embedded by the same model. "
-                f"Received: {digests[1]!r} in {directory} and {digests[0]!r} of the queries"
-            )
-
-
-def _state(
-    query_members: Sequence[embeddings.Embeddings],
-    weights: Sequence[float] | None,
-    settings: Settings,
-    query_ids: Sequence[str],
-    index_ids: Sequence[str],
-    queries: np.ndarray,
-    vectors: np.ndarray,
-) -> State:
+def _state(pair: searched.Pair, settings: Settings, search: str, k: int) -> State:
     """Returns what the first step starts from."""
     reference, photographs = None, None
     if settings.reference:
-        members = [embeddings.load(directory) for directory in settings.reference]
-        check_models(query_members, members, settings.reference)
-        ids, labelled = ensemble.join(
-            members, weights, combine=settings.combine, missing=settings.missing
-        )
+        ids, labelled = pair.join(settings.reference)
         classes = validation.read_labels(settings.reference_labels, ids)
         reference = Reference(np.asarray(labelled), classes)
     if settings.compares_photographs and settings.query_table and settings.index_table:
         photographs = (
-            _paths(settings.query_table, query_ids),
-            _paths(settings.index_table, index_ids),
+            _paths(settings.query_table, pair.query_ids),
+            _paths(settings.index_table, pair.index_ids),
         )
     return State(
-        np.asarray(queries), np.asarray(vectors), reference=reference, photographs=photographs
+        np.asarray(pair.queries),
+        np.asarray(pair.vectors),
+        depth=min(max(k, 100), len(pair.index_ids)),
+        search=search,
+        searcher=pair.approximate(search),
+        reference=reference,
+        photographs=photographs,
     )
 
 

@@ -145,7 +145,7 @@ MEAN_AP = {
     "embeddings of another model": (
         embeddings(lambda folder: embed(folder / "query", "q1 q2", digest="cd")),
         1,
-        "expected index and query embedded by the same model",
+        "embedded by the same model as the index, 'ab'",
     ),
     "no embeddings": (embeddings(lambda folder: embed(folder / "index", "")), 1, "Received: none"),
     "--k 0": (lambda f: [*table("id,images\nq1,a\n")(f), "--k", "0"], 2, "Received: 0"),

@@ -20,8 +20,8 @@ class Inputs:
     """What is searched, what is right, and what is known of the images.
 
     Attributes:
-        index: embeddings directories of the index, one per member of the ensemble.
-        query: the same for the queries.
+        index: embeddings directories, one per member of the ensemble, or an index built of them.
+        query: embeddings directories of the queries, one per member.
         solution: path of the `retrieval_solution` table.
         weights: one per member; all 1 if absent.
         search: "auto", "exact" or "scann".

@@ -11,7 +11,7 @@ import numpy as np
 from eval import coded, command, ranking_metrics
 from eval.page.inputs import Inputs
 from eval.relevance import Relevance
-from retrieval import embeddings, ensemble, search
+from retrieval import search, searched
 from retrieval.stored import precision
 from retrieval.stored.unique_ids import few
 
@@ -89,8 +89,7 @@ def load(inputs: Inputs) -> Run:
         settings=inputs.settings,
     )
     rankings = coded.rankings_of_answers(found, truths, DEPTH)
-    _, queries = _join(_open(inputs.query), inputs)
-    _, vectors = _join(_open(inputs.index), inputs)
+    pair = _open(inputs)
     similarities = np.full((len(found.query_ids), TOP), np.nan, np.float32)
     width = min(TOP, found.similarities.shape[1])
     similarities[:, :width] = found.similarities[:, :width]
@@ -99,9 +98,9 @@ def load(inputs: Inputs) -> Run:
         rankings,
         query_ids=found.query_ids,
         index_ids=found.index_ids,
-        queries=queries,
+        queries=pair.queries,
         query_rows=np.arange(len(found.query_ids)),
-        vectors=vectors,
+        vectors=pair.vectors,
         positions=found.positions,
         similarities=similarities,
         search=found.search,
@@ -139,35 +138,31 @@ def similarities_of(
 
 def _read(inputs: Inputs, truths: coded.Truths) -> Run:
     """Reads the rankings of a prediction file; the embeddings tell how similar the images are."""
-    predictions = inputs.predictions
-    query_members, index_members = _open(inputs.query), _open(inputs.index)
-    search.check_models(query_members, index_members, inputs.index)
-    query_ids, queries = _join(query_members, inputs)
-    index_ids, vectors = _join(index_members, inputs)
+    predictions, pair = inputs.predictions, _open(inputs)
     by_index = dataclasses.replace(
         truths,
         offsets=np.zeros_like(truths.offsets),
         images=truths.images[:0],
-        vocabulary=coded.Vocabulary(index_ids),
+        vocabulary=coded.Vocabulary(pair.index_ids),
     )
     found = coded.read_rankings(predictions, by_index, DEPTH)
     positions = found.images.astype(np.int64)
-    if coded.not_in_index(index_ids, truths):
+    if coded.not_in_index(pair.index_ids, truths):
         _check_answers(predictions, truths, positions)
-    numbers = truths.vocabulary.numbers(index_ids)  # (N,)
+    numbers = truths.vocabulary.numbers(pair.index_ids)  # (N,)
     rankings = dataclasses.replace(found, images=np.where(positions < 0, -1, numbers[positions]))
     ids = tuple(truths.queries[row] for row in found.rows.tolist())
-    rows = _rows_of(ids, query_ids, predictions)
+    rows = _rows_of(ids, pair.query_ids, predictions)
     return _judged(
         truths,
         rankings,
         query_ids=ids,
-        index_ids=index_ids,
-        queries=queries,
+        index_ids=pair.index_ids,
+        queries=pair.queries,
         query_rows=rows,
-        vectors=vectors,
+        vectors=pair.vectors,
         positions=positions,
-        similarities=similarities_of(queries, vectors, rows, positions[:, :TOP]),
+        similarities=similarities_of(pair.queries, pair.vectors, rows, positions[:, :TOP]),
         search="predictions",
     )
 
@@ -191,17 +186,8 @@ def _judged(truths: coded.Truths, rankings: coded.Rankings, **parts) -> Run:
     return Run(relevance=relevance, answers=answers, **parts)
 
 
-def _open(directories: Sequence[str]) -> list[embeddings.Embeddings]:
-    return [embeddings.load(directory) for directory in directories]
-
-
-def _join(
-    members: Sequence[embeddings.Embeddings], inputs: Inputs
-) -> tuple[tuple[str, ...], Vectors]:
-    settings = inputs.settings
-    return ensemble.join(
-        members, inputs.weights, combine=settings.combine, missing=settings.missing
-    )
+def _open(inputs: Inputs) -> searched.Pair:
+    return search.open_pair(inputs.index, inputs.query, inputs.weights, inputs.settings)
 
 
 def _rows_of(ids: Sequence[str], known: Sequence[str], path: str) -> np.ndarray:

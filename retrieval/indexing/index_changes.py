@@ -23,7 +23,7 @@ from retrieval.indexing import index_files, recall_curve, tuning
 from retrieval.indexing.index_files import Manifest, Measured
 from retrieval.indexing.questions import prepare
 from retrieval.indexing.recall_curve import Curve
-from retrieval.indexing.stored_index import Index, check_models
+from retrieval.indexing.stored_index import Index
 from retrieval.nearest.scann_parameters import SMALLEST_TREE, WORTH_FROM, Parameters
 from retrieval.stored import precision
 from retrieval.stored.unique_ids import few
@@ -78,7 +78,7 @@ def build(
     asked = None
     if queries is not None:
         query_members = [embeddings.load(query) for query in queries]
-        check_models(draft, query_members, queries)
+        ensemble.check_models(draft.models, query_members, queries)
         asked = np.asarray(ensemble.join(query_members, weights, combine=combine)[1])
     with index_files.writing(directory):
         _write(directory, draft, (ids, vectors, members), asked, builds, stream)

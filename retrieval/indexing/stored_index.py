@@ -10,7 +10,6 @@ import numpy as np
 
 from retrieval import embeddings, ensemble
 from retrieval.indexing import index_files
-from retrieval.indexing.index_files import Manifest
 from retrieval.indexing.questions import prepare
 from retrieval.indexing.recall_curve import Point
 from retrieval.nearest import exact
@@ -93,8 +92,8 @@ class Index:
             ValueError: if another model, or not as many, made them.
         """
         members = [embeddings.load(directory) for directory in directories]
-        check_models(self.manifest, members, directories)
         manifest = self.manifest
+        ensemble.check_models(manifest.models, members, directories)
         return ensemble.join(members, manifest.weights, combine=manifest.combine)
 
     def rankings(self, query_ids: Sequence[str], rows: np.ndarray) -> dict[str, list[str]]:
@@ -129,20 +128,3 @@ def is_index(directory: str) -> bool:
     return os.path.isfile(
         os.path.join(directory, index_files.MANIFEST_NAME)
     ) and not os.path.exists(os.path.join(directory, embeddings.VECTORS_NAME))
-
-
-def check_models(
-    manifest: Manifest, members: Sequence[embeddings.Embeddings], directories: Sequence[str]
-) -> None:
-    """Raises ValueError unless the embeddings are by the models of the index, in their order."""
-    if len(members) != len(manifest.models):
-        raise ValueError(
-            f"expected embeddings by each of the {len(manifest.models)} models of the index. "
-            f"Received: {len(members)} directories"
-        )
-    for name, member, digest in zip(directories, members, manifest.models, strict=True):
-        if member.manifest["model_digest"] != digest:
-            raise ValueError(
-                f"expected embeddings by the model of the index, {digest!r}. "
-                f"Received: {name} by {member.manifest['model_digest']!r}"
-            )

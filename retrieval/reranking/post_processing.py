@@ -42,6 +42,7 @@ class State:
         vectors: (N, D) float32, the index.
         depth: answers per query that steps hand on.
         search: "auto", "exact" or "scann", where a step searches.
+        searcher: what finds the nearest of `vectors`; None until a step needs it.
         reference: the labelled set, for the steps that need one.
         photographs: paths of the queries' and of the index' images, for geometric verification.
         positions: (Q, depth) int64, best first; None if vectors have changed since the last search.
@@ -52,18 +53,26 @@ class State:
     vectors: np.ndarray
     depth: int = 100
     search: str = "auto"
+    searcher: searchers.Searcher | None = None
     reference: Reference | None = None
     photographs: tuple[Sequence[str], Sequence[str]] | None = None
     positions: np.ndarray | None = None
     scores: np.ndarray | None = None
 
+    def searching(self) -> State:
+        """Returns the state with a searcher of its vectors."""
+        if self.searcher is not None:
+            return self
+        searcher = searchers.make_searcher(self.search, self.vectors, self.depth)
+        return dataclasses.replace(self, searcher=searcher)
+
     def ranked(self) -> State:
         """Returns the state with answers."""
         if self.positions is not None:
             return self
-        searcher = searchers.make_searcher(self.search, self.vectors, self.depth)
-        found = searchers.search_in_pieces(searcher.search, self.queries, self.depth)
-        return self.answered(*found)
+        state = self.searching()
+        found = searchers.search_in_pieces(state.searcher.search, self.queries, self.depth)
+        return state.answered(*found)
 
     def answered(self, positions: np.ndarray, scores: np.ndarray) -> State:
         """Returns the state with these answers."""
@@ -71,6 +80,8 @@ class State:
 
     def moved(self, **changed: np.ndarray | Reference | None) -> State:
         """Returns the state with other vectors and without answers."""
+        if "vectors" in changed:
+            changed["searcher"] = None
         return dataclasses.replace(self, positions=None, scores=None, **changed)
 
     def labelled(self) -> Reference:
@@ -127,9 +138,10 @@ def expand_index(
     state: State, *, rule: str = "decaying", top: int = 10, alpha: float = 3.0
 ) -> State:
     """Database augmentation by every index vector's neighbours in the index."""
-    weights = _weights(rule, top, alpha)
-    searcher = searchers.make_searcher(state.search, state.vectors, top + 1)
-    positions, similarities = searchers.search_in_pieces(searcher.search, state.vectors, top + 1)
+    weights, state = _weights(rule, top, alpha), state.searching()
+    positions, similarities = searchers.search_in_pieces(
+        state.searcher.search, state.vectors, top + 1
+    )
     expanded = expansion.augment_database(
         state.vectors, positions, similarities if weights.alpha else None, weights=weights
     )
