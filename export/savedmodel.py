@@ -27,7 +27,7 @@ import tensorflow as tf
 import recipes
 from export.descriptor import Descriptor, Member
 from export.stored_weights import MEGABYTE, PRECISIONS, StoredNetwork
-from export.views import Views
+from export.views import Views, parse
 from input_pipeline import ops
 from models.builder import embedding_model
 from models.storage import load_model
@@ -82,7 +82,7 @@ def save(
             "expected at least one member, and a resize, a weight and views for each. Received: "
             f"{count} members, {len(squares)} resizes, weights {weights}, views {views}"
         )
-    parsed = [Views.parse(text) for text in views]  # before the models are loaded
+    parsed = [parse(text) for text in views]  # before the models are loaded
     models = [_network(path, each) for path, each in zip(model_paths, parsed, strict=True)]
     settings = list(zip(squares, parsed, weights, strict=True))
     descriptor = _descriptor(models, settings, precision)
@@ -214,7 +214,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--views",
         default="plain",
         help="what a network is shown of an image: plain, flips, horizontal_flip, "
-        "ten_crop:crop=PIXELS or multi_scale:scales=0.7071/1/1.4142 (default: %(default)s)",
+        "ten_crop:crop=PIXELS or multi_scale:scales=(0.7071,1,1.4142) (default: %(default)s)",
     )
     add(
         "--weights-dtype",

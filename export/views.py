@@ -1,25 +1,18 @@
 """Views: the pictures that are made of one image at test time, and how their outputs become one.
 
 A text names them, in a recipe, on the command line and in `waymark.json`: "plain", "flips",
-"horizontal_flip", "ten_crop:crop=736", "multi_scale:scales=0.7071/1/1.4142,combine=max".
+"horizontal_flip", "ten_crop:crop=736", "multi_scale:scales=(0.7071,1,1.4142),combine=max".
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import tensorflow as tf
 
+import named_calls
 from input_pipeline.ops import Square
 
-# Fields that follow from the name where a text leaves them out.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "flips": {"combine": "max", "normalize": False},
-    "horizontal_flip": {},
-    "ten_crop": {},
-    "multi_scale": {"scales": (0.7071, 1.0, 1.4142)},
-}
 COMBINATIONS = ("mean", "max")
 
 Network = Callable[[tf.Tensor], tf.Tensor]  # uint8 (B, S, S, 3) to float32 (B, K)
@@ -29,26 +22,16 @@ Network = Callable[[tf.Tensor], tf.Tensor]  # uint8 (B, S, S, 3) to float32 (B, 
 class Views:
     """What a network is shown of an image, with static shapes, and how its outputs are joined.
 
-    - "plain": the resized image.
-    - "flips": the image and its horizontal, vertical and double flip.
-    - "horizontal_flip": the image and its mirror.
-    - "ten_crop": the four corners and the middle, `crop` pixels wide, and their mirrors
-      (Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", 2012).
-    - "multi_scale": the image resized to each of `scales` times the side, rounded to pixels.
-
-    The views go through the network one after the other, so that they need the memory of one.
+    `parse` makes one of a text. The views go through the network one after the other, so that they
+    need the memory of one.
 
     Attributes:
-        name: one of the above.
+        name: key of `VIEWS`.
         crop: of "ten_crop": side of the crops, pixels.
         scales: of "multi_scale".
         combine: "mean" or "max", element by element, over the embeddings of the views; the
             descriptor is that, L2-normalised.
         normalize: whether each view's embedding is L2-normalised before.
-
-    Example:
-        >>> Views.parse("flips")
-        Views(name='flips', crop=None, scales=(), combine='max', normalize=False)
     """
 
     name: str = "plain"
@@ -58,54 +41,23 @@ class Views:
     normalize: bool = True
 
     def __post_init__(self):
-        for name, value, allowed in (
-            ("name", self.name, tuple(DEFAULTS)),
-            ("combine", self.combine, COMBINATIONS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"views: expected {name} among {allowed}. Received: {value!r}")
-        is_cropped = self.crop is not None
-        if is_cropped != (self.name == "ten_crop") or (is_cropped and self.crop < 1):
+        if self.combine not in COMBINATIONS:
             raise ValueError(
-                "views: expected crop, in pixels, with ten_crop and with nothing else. "
-                f"Received: {self.name!r} with crop={self.crop}"
+                f"views: expected combine among {COMBINATIONS}. Received: {self.combine!r}"
             )
+        if self.crop is not None and self.crop < 1:
+            raise ValueError(f"views: expected a crop of at least 1 pixel. Received: {self.crop}")
         if (self.name == "multi_scale") != bool(self.scales) or min(self.scales, default=1) <= 0:
-            raise ValueError(
-                "views: expected scales above 0 with multi_scale and with nothing else. "
-                f"Received: {self.name!r} with scales={self.scales}"
-            )
-
-    @classmethod
-    def parse(cls, text: str) -> "Views":
-        """Reads NAME or NAME:FIELD=VALUE,FIELD=VALUE; scales are separated by "/".
-
-        Raises ValueError where there is no such name or field, or a value is wrong.
-        """
-        name, _, listed = text.partition(":")
-        fields = dict(DEFAULTS.get(name, {}))
-        for part in filter(None, listed.split(",")):
-            field, equals, value = part.partition("=")
-            if not equals or field not in _READERS:
-                raise ValueError(
-                    f"views: expected FIELD=VALUE with a field among {', '.join(_READERS)}. "
-                    f"Received: {part!r} in {text!r}"
-                )
-            try:
-                fields[field] = _READERS[field](value)
-            except (ValueError, KeyError):
-                raise ValueError(
-                    f"views: expected a value of {field}. Received: {value!r} in {text!r}"
-                ) from None
-        return cls(name, **fields)
+            raise ValueError(f"views: expected scales above 0. Received: {self.scales}")
 
     def __str__(self) -> str:
-        defaults = {"crop": None, "scales": (), "combine": "mean", "normalize": True}
-        defaults |= DEFAULTS[self.name]
-        fields = {name: getattr(self, name) for name in defaults}
-        fields["scales"] = "/".join(f"{scale:g}" for scale in self.scales)
-        listed = [f"{n}={fields[n]}" for n in defaults if getattr(self, n) != defaults[n]]
-        return f"{self.name}:{','.join(listed)}" if listed else self.name
+        parameters = inspect.signature(VIEWS[self.name]).parameters
+        options = {
+            name: getattr(self, name)
+            for name, parameter in parameters.items()
+            if getattr(self, name) != parameter.default
+        }
+        return str(named_calls.Call(self.name, options)).replace(" ", "")
 
     def squares(self, square: Square) -> tuple[Square, ...]:
         """Returns the resizes that the views are cut from; ValueError where a crop is larger."""
@@ -161,14 +113,62 @@ class Views:
         return size, [(0, 0, *flip) for flip in flips]
 
 
-PLAIN = Views()
-_ALL_FLIPS = [(0, 0), (0, 1), (1, 0), (1, 1)]
-_READERS: dict[str, Callable[[str], Any]] = {
-    "crop": int,
-    "scales": lambda text: tuple(float(part) for part in text.split("/")),
-    "combine": str,
-    "normalize": lambda text: {"True": True, "False": False}[text],
+def plain() -> Views:
+    """The resized image."""
+    return Views()
+
+
+def flips(combine: str = "max", normalize: bool = False) -> Views:
+    """The image and its horizontal, vertical and double flip."""
+    return Views("flips", combine=combine, normalize=normalize)
+
+
+def horizontal_flip(combine: str = "mean", normalize: bool = True) -> Views:
+    """The image and its mirror."""
+    return Views("horizontal_flip", combine=combine, normalize=normalize)
+
+
+def ten_crop(crop: int, combine: str = "mean", normalize: bool = True) -> Views:
+    """The four corners and the middle, `crop` pixels wide, and their mirrors.
+
+    Reference: Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural
+    Networks", NIPS 2012.
+    """
+    return Views("ten_crop", crop=crop, combine=combine, normalize=normalize)
+
+
+def multi_scale(
+    scales: tuple[float, ...] = (0.7071, 1.0, 1.4142),
+    combine: str = "mean",
+    normalize: bool = True,
+) -> Views:
+    """The image resized to each of `scales` times the side, rounded to pixels.
+
+    Reference: Radenovic et al., "Fine-tuning CNN Image Retrieval with No Human Annotation",
+    arXiv:1711.02512.
+    """
+    return Views("multi_scale", scales=scales, combine=combine, normalize=normalize)
+
+
+VIEWS: dict[str, Callable[..., Views]] = {
+    "plain": plain,
+    "flips": flips,
+    "horizontal_flip": horizontal_flip,
+    "ten_crop": ten_crop,
+    "multi_scale": multi_scale,
 }
+PLAIN = plain()
+_ALL_FLIPS = [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def parse(text: str) -> Views:
+    """Reads views from a text, see `named_calls.parse`; ValueError says what is wrong with it.
+
+    >>> parse("flips")
+    Views(name='flips', crop=None, scales=(), combine='max', normalize=False)
+    """
+    call = named_calls.parse(text, VIEWS, "views")
+    return VIEWS[call.name](**call.options)
 
 
 def _cut(images: tf.Tensor, window: tf.Tensor, side: int) -> tf.Tensor:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from export import savedmodel
 from export.descriptor import Member
 from export.stored_weights import StoredNetwork
-from export.views import Views
+from export.views import parse
 from input_pipeline import ops
 from models.builder import embedding_model
 from models.storage import load_model
@@ -135,7 +135,7 @@ def test_weight_that_float16_cannot_hold(tmp_path):
 
 def test_half_weights_with_views_compile_with_xla(members):
     network = StoredNetwork(embedding_model(load_model(members[0])), "float16")
-    member = Member(network, SQUARE, Views.parse("horizontal_flip"))
+    member = Member(network, SQUARE, parse("horizontal_flip"))
     rng = np.random.default_rng(2)
     images = tf.constant(rng.integers(0, 256, (2, 32, 32, 3), np.uint8))
     compiled = tf.function(lambda images: member([images]), jit_compile=True)(images)
