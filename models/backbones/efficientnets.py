@@ -1,8 +1,4 @@
-"""The table of backbones: name and size → a Keras model from images to a feature map.
-
-All of them come from the `efficientnet` package, the winner's own; another library's backbone is
-one more entry here. Nothing is normalised inside: `models.builder` does that once, before.
-"""
+"""EfficientNet of the `efficientnet` package, the winner's own, with its weights."""
 
 import os
 import pathlib
@@ -39,7 +35,7 @@ FILES = {
 }
 
 
-def build_backbone(
+def build_efficientnet(
     name: str,
     *,
     width: float | None = None,
@@ -53,7 +49,7 @@ def build_backbone(
         name: "efficientnet-b0" … "efficientnet-b7", or "efficientnet" with `width` and `depth`.
         width, depth: multipliers of B0's channels and repeats, for "efficientnet".
         drop_connect_rate: stochastic depth at the deepest block.
-        weights: "imagenet", "noisy-student", a file of weights, or None (random).
+        weights: "imagenet" or "noisy-student", not for "efficientnet"; None is random.
 
     Returns:
         Model named "backbone": `(B, S, S, 3)` normalised image → `(B, S/32, S/32, F)`.
@@ -61,10 +57,15 @@ def build_backbone(
     Raises:
         FileNotFoundError: the pretrained weights could not be downloaded; the message names the
             file, its address and the place where it is looked for.
+        ValueError: no sizes for "efficientnet".
     """
     resolution = 224
     if name != "efficientnet":
         width, depth, resolution = COEFFICIENTS[name]
+    elif width is None or depth is None:
+        raise ValueError(
+            f"efficientnet: expected a width and a depth. Received: {width!r} and {depth!r}"
+        )
     build = tfkeras.inject_tfkeras_modules(efficientnet.EfficientNet)
     backbone = build(
         width,
@@ -77,25 +78,9 @@ def build_backbone(
         model_name="backbone",
     )
     if weights is not None:
-        backbone.load_weights(_weights_file(name, weights))
+        file = FILES[weights].format(name)
+        backbone.load_weights(_download(file, ADDRESSES[weights] + file, HASHES[weights][name][1]))
     return backbone
-
-
-def _weights_file(name: str, source: str) -> str:
-    """Returns the path of the weights, downloading those of a published set."""
-    if source not in ADDRESSES:
-        if not pathlib.Path(source).is_file():
-            raise FileNotFoundError(
-                "weights: expected 'imagenet', 'noisy-student' or a weights file. "
-                f"Received: {source!r}, and there is no such file"
-            )
-        return source
-    if name not in COEFFICIENTS:
-        raise ValueError(
-            f"weights={source!r}: published for efficientnet-b0 … b7 only. Received: {name!r}"
-        )
-    file = FILES[source].format(name)
-    return _download(file, ADDRESSES[source] + file, HASHES[source][name][1])
 
 
 def _download(file: str, address: str, checksum: str) -> str:
