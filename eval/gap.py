@@ -12,7 +12,7 @@ if not __package__:
 
 import numpy as np
 
-from eval import breakdown, command, metrics, solutions
+from eval import breakdown, command, metrics, solutions, usage
 from retrieval import embeddings, ensemble, search
 from retrieval.reranking import non_landmarks as penalties
 from retrieval.reranking import voting
@@ -112,8 +112,9 @@ def evaluate(
         write_predictions: path of the submission file `id,landmarks` to write.
 
     Returns:
-        gap, top_1, top_1_error, and counts: queries (of the solution), labelled (with a right
-        answer), predicted.
+        gap, public_gap and private_gap (if the solution has both; see `eval.usage`), top_1,
+        top_1_error, and counts: queries (of the solution), labelled (with a right answer),
+        predicted.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -141,7 +142,8 @@ def evaluate(
         )
     judged = metrics.judge_recognition(predicted, truths)
     _write(judged, predicted, truths, per_query, per_class, write_predictions)
-    return {**_scores(judged, ignore_unlabelled, bootstrap), **_counts(predicted, truths, kind)}
+    scores = _scores(judged, usage.read_parts(solution), ignore_unlabelled, bootstrap)
+    return {**scores, **_counts(predicted, truths, kind)}
 
 
 def predict(
@@ -165,11 +167,13 @@ def predict(
 
 
 def _scores(
-    judged: metrics.Recognized, ignore_unlabelled: bool, bootstrap: int
+    judged: metrics.Recognized, parts: usage.Parts, ignore_unlabelled: bool, bootstrap: int
 ) -> dict[str, float | list[float]]:
     top_1 = judged.top_1(bootstrap=bootstrap)
+    options = {"ignore_unlabelled": ignore_unlabelled, "bootstrap": bootstrap}
     scores = {
-        "gap": judged.gap(ignore_unlabelled=ignore_unlabelled, bootstrap=bootstrap),
+        "gap": judged.gap(**options),
+        **usage.gaps(parts, judged, **options),
         "top_1": top_1,
         "top_1_error": metrics.complement(top_1),
     }

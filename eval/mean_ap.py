@@ -10,7 +10,7 @@ from collections.abc import Sequence
 if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
-from eval import breakdown, coded, command, metrics, solutions
+from eval import breakdown, coded, command, metrics, solutions, usage
 from retrieval import search
 
 
@@ -54,7 +54,8 @@ def evaluate(
         write_predictions: path of the submission file `id,images` to write.
 
     Returns:
-        The metrics of `metrics.summary` (map_at_<k>, recall_at_1, ...) and counts: queries
+        The metrics of `metrics.summary` (map_at_<k>, recall_at_1, ...), public_map_at_<k> and
+        private_map_at_<k> (if the solution has both; see `eval.usage`), and counts: queries
         (scored), ignored (without a right answer), unanswered (scored, but without predictions),
         and with an index not_in_index (relevant images that it lacks, which are never found).
 
@@ -73,7 +74,7 @@ def evaluate(
         if write_predictions:
             search.write_predictions(write_predictions, answers.rankings())
     relevance = coded.judge(truths, rankings)
-    result = _result(relevance, k, bootstrap)
+    result = _result(relevance, k, bootstrap, usage.read_parts(solution))
     if per_query:
         breakdown.write_table(per_query, breakdown.rankings_per_query(relevance, k))
     if per_class:
@@ -99,11 +100,16 @@ def _read(path: str, truths: coded.Truths, k: int, index_ids: str | None) -> cod
     return coded.rankings_of(predictions, truths, k)
 
 
-def _result(relevance: metrics.Relevance, k: int, bootstrap: int) -> dict:
+def _result(
+    relevance: metrics.Relevance, k: int, bootstrap: int, parts: usage.Parts | None = None
+) -> dict:
     if not relevance.queries:
         raise ValueError("expected a solution with relevant images. Received: none for any query")
+    name, precisions = f"map_at_{k}", metrics.average_precisions(relevance, k)
+    scores = metrics.summary(relevance, k, bootstrap=bootstrap)
+    by_part = usage.means(parts or {}, name, relevance.queries, precisions, bootstrap=bootstrap)
     return {
-        **command.with_intervals(metrics.summary(relevance, k, bootstrap=bootstrap)),
+        **command.with_intervals({name: scores.pop(name), **by_part, **scores}),
         "queries": len(relevance.queries),
         "ignored": relevance.ignored,
         "unanswered": relevance.unanswered,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from operator import contains, eq, itemgetter
 from typing import NamedTuple
@@ -53,6 +54,20 @@ class Recognized:
         row_of = dict(zip(self.images, range(len(self.images)), strict=True))
         rows = np.fromiter(map(row_of.__getitem__, self.predicted), np.int64, len(self.order))
         return rows[self.order]
+
+    def of(self, images: Collection[str]) -> Recognized:
+        """Returns the same of some of the images, whose predictions are a ranking of their own."""
+        kept = np.fromiter(map(images.__contains__, self.images), bool, len(self.images))
+        ranked = kept[self.ranked]
+        rows = np.unique(self.order[ranked])  # of `predicted`, in its order
+        return Recognized(
+            images=tuple(itertools.compress(self.images, kept.tolist())),
+            labelled=self.labelled[kept],
+            predicted=tuple(map(self.predicted.__getitem__, rows.tolist())),
+            order=np.searchsorted(rows, self.order[ranked]),
+            correct=self.correct[ranked],
+            scores=self.scores[ranked],
+        )
 
     def gap(self, *, ignore_unlabelled: bool = False, bootstrap: int = 0, seed: int = 0) -> Score:
         """Returns the GAP; see `global_average_precision`."""

@@ -138,6 +138,17 @@ def read_ids(path: str) -> frozenset[str]:
     return frozenset(key for _, key, _, _ in _rows(path, ("id", "id")))
 
 
+def read_usages(path: str) -> dict[str, str]:
+    """Reads the column `Usage` of a solution, such as Public, by query; {} if there is none.
+
+    Raises:
+        ValueError: if the column `id` is missing or a query repeated.
+    """
+    if "Usage" not in column_names(path):
+        return {}
+    return {query: usage for _, query, usage, _ in _rows(path, ("id", "Usage"))}
+
+
 def column_names(path: str) -> list[str]:
     """Returns the names of the columns of a table, [] if it is empty."""
     with open(path, newline="", encoding="utf-8-sig") as file:

@@ -49,6 +49,8 @@ def test_command_prints_and_writes(files, capsys, kind):
     assert mean_ap.main(arguments(files, "--search", kind, "--output", str(output))) == 0
     assert json.loads(output.read_text()) == {
         "map_at_100": MAP,
+        "public_map_at_100": pytest.approx(5 / 6),  # q1
+        "private_map_at_100": pytest.approx(7 / 36),  # q2 and q4
         "recall_at_1": pytest.approx(1 / 3),
         "recall_at_3": pytest.approx(2 / 3),
         "recall_at_5": pytest.approx(2 / 3),
@@ -70,8 +72,10 @@ def test_command_prints_and_writes(files, capsys, kind):
         "search": "scann" if kind == "scann" else "exact",
     }
     printed = capsys.readouterr().out.splitlines()
-    assert printed[:2] == [
+    assert printed[:4] == [
         "map_at_100                0.4074",
+        "public_map_at_100         0.8333",
+        "private_map_at_100        0.1944",
         "recall_at_1               0.3333",
     ]
 
