@@ -5,7 +5,7 @@ The D × C matrix of class centres W decides what this costs: 0.4 GB for 203,094
 divided by the centres' norms after the product.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from keras import ops
 
@@ -21,7 +21,8 @@ def cosine_cross_entropy(
     *,
     scale: str | float,
     margin: str = "none",
-    margin_size: float = 0.0,
+    margin_size: float | Sequence[float] = 0.0,
+    sub_centers: int = 1,
     gather: Callable | None = None,
 ) -> dict:
     """Returns loss, accuracy, scale and target cosine of a batch; the loss has a gradient.
@@ -31,48 +32,75 @@ def cosine_cross_entropy(
 
     Args:
         embeddings: `(B, D)`, any float.
-        centers: `(D, C)` float32, the class centres W.
+        centers: `(D, C·K)` float32, the class centres W.
         labels: `(B,)` integers in [0, C).
-        scale, margin, margin_size: see `models.losses.CosineSoftmaxCrossEntropy`.
+        scale, margin, margin_size: see `models.losses.CosineSoftmaxCrossEntropy`. The scale can be
+            "norm" as well, the length of each embedding, as SphereFace has it (arXiv:1704.08063).
+        sub_centers: K, see `heads.CosineSoftmax`; only the nearest one of a class has a gradient.
         gather: see `heads.adacos_scale`.
 
     Returns:
         {"loss": `(B,)`, "correct": `(B,)` 1 or 0, "scale": `()`, "target_cosine": `(B,)`},
-        float32. Correct is an image whose own class alone has the largest cosine, without margin.
+        float32. Correct is an image whose own class alone has the largest cosine, without margin;
+        the scale by "norm" is the mean length.
+
+    Raises:
+        ValueError: an unknown margin, or a size that it cannot have.
     """
+    heads.check_margin(margin, margin_size)
     labels = ops.cast(labels, "int32")
+    sizes = heads.class_margins(margin_size, labels)  # () or (B,)
 
     @ops.custom_gradient
     def head(embeddings, centers):
         lengths = heads.inverse_norm(embeddings, axis=1)  # (B, 1) 1/‖x‖
         center_lengths = heads.inverse_norm(centers, axis=0)  # (1, C) 1/‖W‖
         units = embeddings * lengths  # (B, D)
-        cosines = ops.matmul(units, centers) * center_lengths  # (B, C)
+        each = ops.matmul(units, centers) * center_lengths  # (B, C·K)
+        cosines = heads.nearest_of_class(each, sub_centers)  # (B, C)
         own = heads.is_own_class(labels, cosines.shape[-1])  # (B, C)
         target = heads.own_cosines(cosines, labels)  # (B,)
-        number = heads.scale_of(scale, cosines, labels, gather)  # ()
-        shifted, slope = heads.own_class_margin(target, margin, margin_size)  # (B,), (B,)
+        number = _scale(scale, cosines, labels, gather, lengths)  # (1, 1), or (B, 1) by "norm"
+        shifted, slope = heads.own_class_margin(target, margin, sizes)  # (B,), (B,)
         rest = ops.logsumexp(ops.where(own, EXCLUDED, number * cosines), axis=1)  # (B,)
-        lead = number * shifted - rest  # (B,)
+        lead = number[:, 0] * shifted - rest  # (B,)
         losses = ops.softplus(-lead)  # (B,)
         best = ops.max(ops.where(own, -2.0, cosines), axis=1)  # (B,)
 
         def gradient(*args, upstream=None):
-            weight = number * _of_losses(args if upstream is None else upstream)  # (B,)
-            pull = _column(-ops.sigmoid(-lead) * slope)  # (B, 1)
+            upstream = _column(_of_losses(args if upstream is None else upstream))  # (B, 1)
+            doubt = -ops.sigmoid(-lead)  # (B,)
             total = _column(rest + ops.softplus(lead))  # (B, 1) ln Σ_j exp(logit)
             push = ops.exp(number * cosines - total)  # (B, C) softmax
-            slopes = _column(weight) * ops.where(own, pull, push)  # (B, C) d loss / d cosine
-            return (
-                _embedding_gradient(units, lengths, slopes * center_lengths, centers),
-                _center_gradient(units, centers, center_lengths, cosines, slopes),
-            )
+            slopes = number * upstream * ops.where(own, _column(doubt * slope), push)  # (B, C)
+            slopes = _to_nearest(slopes, each, sub_centers)  # (B, C·K) d loss / d cosine
+            to_embeddings = _embedding_gradient(units, lengths, slopes * center_lengths, centers)
+            if scale == "norm":
+                stretch = ops.sum(ops.where(own, _column(doubt * shifted), push * cosines), axis=1)
+                to_embeddings += _above_floor(lengths) * upstream * _column(stretch) * units
+            return to_embeddings, _center_gradient(units, centers, center_lengths, each, slopes)
 
-        return (losses, ops.cast(target > best, "float32"), number, target), gradient
+        return (losses, ops.cast(target > best, "float32"), ops.mean(number), target), gradient
 
     outputs = head(ops.cast(embeddings, "float32"), ops.cast(centers, "float32"))
     outputs = (outputs[0], *(ops.stop_gradient(output) for output in outputs[1:]))
     return dict(zip(("loss", "correct", "scale", "target_cosine"), outputs, strict=True))
+
+
+def _scale(rule, cosines, labels, gather, lengths):
+    """Returns what the cosines are multiplied by, `(1, 1)`, or `(B, 1)` by the rule "norm"."""
+    if rule == "norm":
+        return 1.0 / lengths
+    return ops.reshape(heads.scale_of(rule, cosines, labels, gather), (1, 1))
+
+
+def _to_nearest(slopes, cosines, sub_centers):
+    """Returns the gradient to `(B, C·K)` cosines of what has `slopes` to the largest of each K."""
+    if sub_centers == 1:
+        return slopes
+    grouped = ops.reshape(cosines, (-1, slopes.shape[1], sub_centers))  # (B, C, K)
+    nearest = ops.one_hot(ops.argmax(grouped, axis=2), sub_centers)
+    return ops.reshape(ops.expand_dims(slopes, 2) * nearest, (-1, cosines.shape[1]))
 
 
 def _embedding_gradient(units, lengths, slopes, centers):

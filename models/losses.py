@@ -1,11 +1,18 @@
 """Cross entropy over a cosine softmax."""
 
+from collections.abc import Sequence
+
 import keras
+import numpy as np
 from keras import ops
 
 from models import heads
 
-MARGINS = {"arcface": heads.arcface, "cosface": heads.cosface}
+MARGINS = {
+    "arcface": heads.arcface,
+    "cosface": heads.cosface,
+    "sphereface": heads.sphereface,
+}
 
 
 @keras.saving.register_keras_serializable(package="waymark")
@@ -17,8 +24,9 @@ class CosineSoftmaxCrossEntropy(keras.losses.Loss):
 
     Args:
         scale: "adacos" (dynamic, see `heads.adacos_scale`), "adacos_fixed", or a number.
-        margin: "none", "arcface" (`margin_size` in radians) or "cosface" (a cosine).
-        margin_size: size of the margin.
+        margin: "none", "arcface" (`margin_size` in radians), "cosface" (a cosine) or "sphereface"
+            (a factor of the angle).
+        margin_size: size of the margin, or `(C,)` sizes, one for each class.
 
     Call arguments:
         y_true: `(B,)` integer labels in [0, C).
@@ -33,23 +41,21 @@ class CosineSoftmaxCrossEntropy(keras.losses.Loss):
         TensorShape([8])
 
     Reference:
-        AdaCos arXiv:1905.00292; ArcFace arXiv:1801.07698; CosFace arXiv:1801.09414.
+        AdaCos arXiv:1905.00292; ArcFace arXiv:1801.07698; CosFace arXiv:1801.09414;
+        SphereFace arXiv:1704.08063.
     """
 
     def __init__(
         self,
         scale: str | float = "adacos",
         margin: str = "none",
-        margin_size: float = 0.0,
+        margin_size: float | Sequence[float] = 0.0,
         name: str = "cosine_softmax_cross_entropy",
         reduction: str | None = "none",
         **kwargs,
     ):
         super().__init__(name=name, reduction=reduction, **kwargs)
-        if margin != "none" and margin not in MARGINS:
-            raise ValueError(
-                f"margin: expected 'none', 'arcface' or 'cosface'. Received: {margin!r}"
-            )
+        heads.check_margin(margin, margin_size)
         if isinstance(scale, str) and scale not in ("adacos", "adacos_fixed"):
             raise ValueError(
                 f"scale: expected 'adacos', 'adacos_fixed' or a number. Received: {scale!r}"
@@ -77,5 +83,5 @@ class CosineSoftmaxCrossEntropy(keras.losses.Loss):
             **super().get_config(),
             "scale": self.scale,
             "margin": self.margin,
-            "margin_size": self.margin_size,
+            "margin_size": np.asarray(self.margin_size).tolist(),
         }
