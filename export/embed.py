@@ -173,13 +173,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--model", required=True, help="folder of export/savedmodel.py")
-    sources = parser.add_mutually_exclusive_group(required=True)
-    sources.add_argument("--table", nargs="+", help="CSV tables with id and path")
-    sources.add_argument("--images", metavar="FOLDER", help="all JPEG and PNG files below it")
-    sources.add_argument("--data", metavar="DIR", help="folder of shards, with --split")
-    add("--split", help="split of the shards")
-    add("--id-column", default="id")
-    add("--path-column", default="path")
+    add_source(parser)
     add("--output", required=True, help="embeddings directory to write")
     add("--overwrite", action="store_true", help="remove embeddings of another request there")
     add("--batch-size", type=int, default=64)
@@ -197,11 +191,27 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="last: an Apache Beam runner and its options, such as DataflowRunner --project=P",
     )
     args = parser.parse_args(argv)
-    if bool(args.data) != bool(args.split):
-        parser.error("--data and --split: expected both or neither")
+    check_source(parser, args)
     if args.runner is not None and not args.runner:
         parser.error("--runner: expected the name of an Apache Beam runner")
     return args
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that name images."""
+    sources = parser.add_mutually_exclusive_group(required=True)
+    sources.add_argument("--table", nargs="+", help="CSV tables with id and path")
+    sources.add_argument("--images", metavar="FOLDER", help="all JPEG and PNG files below it")
+    sources.add_argument("--data", metavar="DIR", help="folder of shards, with --split")
+    parser.add_argument("--split", help="split of the shards")
+    parser.add_argument("--id-column", default="id")
+    parser.add_argument("--path-column", default="path")
+
+
+def check_source(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends with a usage error unless a split goes with shards."""
+    if bool(args.data) != bool(args.split):
+        parser.error("--data and --split: expected both or neither")
 
 
 def source_of(args: argparse.Namespace) -> Source:

@@ -10,7 +10,7 @@ import re
 import threading
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,15 +57,22 @@ class Model:
         """
         if not any(batch):
             return np.zeros((len(batch), self.dimension), np.float32)
-        inputs = {}
-        for position, square in enumerate(self.squares):
-            stacked = np.zeros((size, square.size, square.size, 3), np.uint8)  # (B, S, S, 3)
-            for row, resized in zip(stacked, batch, strict=False):
-                if resized:
-                    row[:] = resized[position]
-            inputs[square.name] = tf.constant(stacked)
-        vectors = self.describe(**inputs)["global_descriptor"].numpy()
+        vectors = self.describe(**stacked(batch, self.squares, size))["global_descriptor"].numpy()
         return vectors[: len(batch)] / np.float32(self.norm)
+
+
+def stacked(
+    batch: list[Resized | None], squares: Sequence[ops.Square], size: int
+) -> dict[str, tf.Tensor]:
+    """Returns uint8 `(size, S, S, 3)` by `Square.name`, with zeros where no image is."""
+    inputs = {}
+    for position, square in enumerate(squares):
+        rows = np.zeros((size, square.size, square.size, 3), np.uint8)
+        for row, resized in zip(rows, batch, strict=False):
+            if resized:
+                row[:] = resized[position]
+        inputs[square.name] = tf.constant(rows)
+    return inputs
 
 
 def load_info(model: str) -> dict:
@@ -141,34 +148,48 @@ def embed_part(
 def _describe(
     model: Model, part: images.Part, batch_size: int
 ) -> Iterator[tuple[list[str], list[str | None], np.ndarray]]:
-    """Yields (ids, reasons against an image or None, float32 (B, D)) of each batch.
+    """Yields (ids, reasons against an image or None, float32 (B, D)) of each batch."""
 
-    Images are decoded on all cores while the model works, some batches ahead.
+    def describe(batch: Decoded) -> tuple:
+        vectors = model(batch.images, batch_size)
+        norms = np.linalg.norm(vectors, axis=1)
+        for row in np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE)):
+            batch.reasons[row] = batch.reasons[row] or f"descriptor of length {norms[row]:.4g}"
+        return batch.names, batch.reasons, vectors
+
+    yield from ordered_map(describe, decoded(part, model.squares, batch_size), workers=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """A batch of images.
+
+    Attributes:
+        names: their ids.
+        reasons: against each of them, or None.
+        images: the others, resized.
     """
 
-    def decode(place: tuple) -> tuple[str, Resized | str]:
+    names: list[str]
+    reasons: list[str | None]
+    images: list[Resized | None]
+
+
+def decoded(part: images.Part, squares: Sequence[ops.Square], batch_size: int) -> Iterator[Decoded]:
+    """Yields the images of a part in batches, decoded on all cores, some batches ahead."""
+
+    def decode(place: tuple) -> tuple[str, str | None, Resized | None]:
         name = place[0]
         try:
             name, encoded = images.read_image(*place)
             image = _decode(encoded)
-            return name, [square(image).numpy() for square in model.squares]
+            return name, None, [square(image).numpy() for square in squares]
         except (OSError, ValueError, tf.errors.OpError) as error:
-            return name, _reason(error)
+            return name, _reason(error), None
 
-    def describe(batch: list[tuple[str, Resized | str]]) -> tuple:
-        names = [name for name, _ in batch]
-        reasons = [found if isinstance(found, str) else None for _, found in batch]
-        vectors = model(
-            [None if isinstance(found, str) else found for _, found in batch], batch_size
-        )
-        norms = np.linalg.norm(vectors, axis=1)
-        for row in np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE)):
-            reasons[row] = reasons[row] or f"descriptor of length {norms[row]:.4g}"
-        return names, reasons, vectors
-
-    decoded = ordered_map(decode, images.places_of(part), workers=_readers(part))
-    batches = iter(lambda: list(itertools.islice(decoded, batch_size)), [])
-    yield from ordered_map(describe, batches, workers=1)
+    each = ordered_map(decode, images.places_of(part), workers=_readers(part))
+    while batch := list(itertools.islice(each, batch_size)):
+        yield Decoded(*map(list, zip(*batch, strict=True)))
 
 
 def _readers(part: images.Part) -> int:
