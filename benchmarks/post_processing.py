@@ -10,11 +10,11 @@
 DATA holds the tables that end_to_end.py takes, and RUN what it has trained. A network tells its
 training classes apart better than any others, so that settings are not chosen on them: hold_out.py
 takes classes out of train.csv and makes an index and queries of them, a smaller network of every
-member is trained on the rest, and settings are chosen there, by mAP@100, from the grids below. Then
-every step runs once on the test set with the full networks: alone behind the ensemble; learned
-whitening, DBA, alpha-QE and k-reciprocal re-ranking one behind the other; and those that were best
-together on the validation set, at most one of each kind. Whitening is fitted on the run's own
-training set.
+member is trained on the rest, and settings are chosen there, by mAP@100, from the grids of
+step_grids.py. Then every step runs once on the test set with the full networks: alone behind the
+ensemble; learned whitening, index expansion, query expansion and k-reciprocal re-ranking one behind
+the other; and those that were best together on the validation set, at most one of each kind. A
+row's name says the settings that were chosen. Whitening is fitted on the run's own training set.
 
 Writes post_processing.json and post_processing.png, and prints mAP@100 with its 95 % bootstrap
 interval, the paired difference to the ensemble with its interval, recall@1 and GAP.
@@ -22,11 +22,11 @@ interval, the paired difference to the ensemble with its interval, recall@1 and 
 
 import argparse
 import dataclasses
-import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 
 if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
@@ -35,6 +35,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import recipes
+from benchmarks import step_grids
 from end_to_end import Job, embed
 from eval import coded, metrics, recognition, significance, solutions
 from recipes.schema import Recipe
@@ -45,45 +46,6 @@ from retrieval.reranking import steps
 from retrieval.reranking.post_processing import Reference, State
 
 _BOOTSTRAP = 2000
-_TOPS = (1, 2, 3, 5, 10, 20, 30)
-# By step, the values of each option that are tried.
-GRIDS: dict[str, tuple[str, Mapping[str, Sequence]]] = {
-    "learned whitening": (
-        "learned_whitening",
-        {"dimension": (32, 64, 128, 256), "shrinkage": (0.01, 0.1, 0.3, 0.6)},
-    ),
-    "PCA-whitening": (
-        "pca",
-        {
-            "dimension": (32, 64, 128, 256),
-            "whiten": (0.0, 0.25, 0.5, 1.0),
-            "fit_on": ("reference", "index"),
-        },
-    ),
-    "DBA": ("expand_index", {"rule": ("average", "decaying"), "top": _TOPS}),
-    "alpha-QE": ("expand_queries", {"top": _TOPS, "alpha": (0.0, 1.0, 3.0)}),
-    "k-reciprocal": (
-        "k_reciprocal",
-        {"k1": (10, 20, 30, 40), "k2": (1, 3, 6, 10, 15), "lambda_value": (0.1, 0.3, 0.5)},
-    ),
-    "diffusion": (
-        "diffusion",
-        {
-            "neighbours": (10, 20, 50),
-            "query_neighbours": (3, 5, 10),
-            "gamma": (1.0, 3.0),
-            "alpha": (0.9, 0.99),
-        },
-    ),
-}
-# What goes together, one of each: projection, index, queries, re-ranking.
-KINDS = (
-    ("learned whitening", "PCA-whitening"),
-    ("DBA",),
-    ("alpha-QE",),
-    ("k-reciprocal", "diffusion"),
-)
-_ALL = ("learned whitening", "DBA", "alpha-QE", "k-reciprocal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,18 +144,11 @@ def _part(job: Job, sets: Mapping[str, Sequence[embeddings.Embeddings]]) -> Part
     )
 
 
-def candidates(name: str) -> Iterator[str]:
-    """Yields the texts of a step's grid."""
-    step, grid = GRIDS[name]
-    for values in itertools.product(*grid.values()):
-        options = ",".join(f"{option}={value}" for option, value in zip(grid, values, strict=True))
-        yield f"{step}:{options}"
-
-
 def choose(part: Part, name: str, before: State) -> tuple[str, float]:
     """Returns the text of a step's best setting behind `before`, and its mAP@100."""
     scores = {
-        text: float(part.precisions(steps.run(before, [text])).mean()) for text in candidates(name)
+        text: float(part.precisions(steps.run(before, [text])).mean())
+        for text in step_grids.candidates(name)
     }
     best = max(scores, key=scores.__getitem__)
     return best, scores[best]
@@ -207,29 +162,24 @@ def choose_all(part: Part) -> dict:
         the best subset of the steps with these settings, and its mAP@100.
     """
     baseline = float(part.precisions(part.state.ranked()).mean())
-    alone = {name: choose(part, name, part.state) for name in GRIDS}
+    alone = {name: choose(part, name, part.state) for name in step_grids.GRIDS}
     scores = {
         names: float(part.precisions(steps.run(part.state, [alone[n][0] for n in names])).mean())
-        for names in _subsets()
+        for names in step_grids.subsets()
     }
     best = max(scores, key=scores.__getitem__)
     together = [alone[name][0] for name in best], scores[best]
     return {"baseline": baseline, "alone": alone, "together": together}
 
 
-def _subsets() -> list[tuple[str, ...]]:
-    """Returns the sets of steps with at most one of each kind, in the order of the grids."""
-    kinds = [(None, *kind) for kind in KINDS]
-    return [tuple(filter(None, names)) for names in itertools.product(*kinds)]
-
-
 def measure(part: Part, chosen: Mapping) -> list[dict]:
     """Runs every row of the table once on the test set."""
     rows = [(f"member {name}", state, []) for name, state in part.members.items()]
     rows.append(("ensemble", part.state, []))
-    rows += [(f"+ {name}", part.state, [text]) for name, (text, _) in chosen["alone"].items()]
-    rows.append(("+ all four", part.state, [chosen["alone"][name][0] for name in _ALL]))
-    rows.append(("+ the best together", part.state, chosen["together"][0]))
+    texts = {name: text for name, (text, _) in chosen["alone"].items()}
+    rows += [(f"+ {step_grids.label_of(text)}", part.state, [text]) for text in texts.values()]
+    rows.append(joined("all four", part.state, [texts[name] for name in step_grids.ALL]))
+    rows.append(joined("best together", part.state, chosen["together"][0]))
     ensemble_at = len(part.members)
     judged = [steps.run(state, texts) for _, state, texts in rows]
     base = part.precisions(judged[ensemble_at])
@@ -256,6 +206,12 @@ def measure(part: Part, chosen: Mapping) -> list[dict]:
     return table
 
 
+def joined(what: str, state: State, texts: list[str]) -> tuple[str, State, list[str]]:
+    """Returns a row of several steps, whose settings are those of the rows of each."""
+    kinds = ", ".join(map(step_grids.kind_of, texts)) or "none"
+    return f"{what}: {kinds}", state, texts
+
+
 def as_text(table: Sequence[Mapping]) -> str:
     """Returns the table in Markdown."""
     lines = [
@@ -279,7 +235,8 @@ def draw(table: Sequence[Mapping], title: str, path: str) -> None:
     from matplotlib.figure import Figure
 
     rows = [row for row in reversed(table) if row["name"] != "ensemble"]
-    figure = Figure(figsize=(6.4, 0.36 * len(rows) + 1.1), layout="constrained")
+    lines = sum(len(textwrap.wrap(row["name"], 44)) for row in rows)
+    figure = Figure(figsize=(7.2, 0.2 * (lines + len(rows)) + 1.1), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color="0.45", linewidth=1)
     for place, row in enumerate(rows):
@@ -287,8 +244,9 @@ def draw(table: Sequence[Mapping], title: str, path: str) -> None:
         color = "#1a7f37" if low > 0 else "#b3261e" if high < 0 else "0.45"
         axes.plot([low, high], [place, place], color=color, linewidth=2)
         axes.plot(row["difference"], place, "o", color=color)
-    labels = [f"{row['name']}  {row['map_at_100']:.3f}" for row in rows]
-    axes.set_yticks(range(len(rows)), labels)
+    names = ["\n".join(textwrap.wrap(row["name"], 44)) for row in rows]
+    labels = [f"{name}  {row['map_at_100']:.3f}" for name, row in zip(names, rows, strict=True)]
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
     base = next(row["map_at_100"] for row in table if row["name"] == "ensemble")
     axes.set_title(f"{title}: mAP@100 less the ensemble's {base:.3f}", loc="left", fontsize=9)
     axes.grid(axis="x", color="0.9")
@@ -319,7 +277,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, (text, value) in chosen["alone"].items():
         print(f"  {name:<20}{value:.3f}  {text}")
     together, value = chosen["together"]
-    print(f"  {'the best together':<20}{value:.3f}  {' '.join(together) or 'none'}\n")
+    print(f"  {'best together':<20}{value:.3f}  {' '.join(together) or 'none'}\n")
     part = load(recipe, *args.test, None)
     with threadpool_limits(1):
         table = measure(part, chosen)
