@@ -88,8 +88,8 @@ class RegionalMaxPooling(keras.layers.Layer):
     """R-MAC: the sum of the L2-normalised maxima of square regions on a grid of several scales.
 
     Level l = 1 … L has regions of side ⌊2·min(H, W)/(l + 1)⌋, l along the shorter side and l + m
-    along the longer, evenly spread; m of 0 … 5 is the one whose overlap at level 1 is nearest to
-    40 % (0 for a square map). The paper whitens each region's vector in between, which a trained
+    along the longer, evenly spread. m is 0 for a square map, else that of 1 … 6 whose overlap at
+    level 1 is nearest to 40 %. The paper whitens each region's vector in between, which a trained
     layer after the pooling takes the place of; the sum's own length is left to the export.
 
     Args:
@@ -146,7 +146,7 @@ def regions(height: int, width: int, levels: int) -> list[tuple[int, int, int]]:
     more = 0
     if long > short:
         # Overlap of neighbours at level 1, where 1 + m regions share the longer side.
-        overlaps = [1 - (long - short) / (m * short) for m in range(1, 6 + 1)]
+        overlaps = [1 - (long - short) / (m * short) for m in range(1, 7)]
         more = min(range(6), key=lambda i: abs(overlaps[i] - 0.4)) + 1
     found = []
     for level in range(1, levels + 1):

@@ -163,6 +163,52 @@ def test_arcface_stays_monotonic_beyond_pi():
     assert (np.diff(logits) < 0).all()
 
 
+def test_sphereface_by_the_formula_for_four_times_the_angle():
+    """cos 4θ = 8c⁴ − 8c² + 1, in the quarters of the half turn with falling sign and offset."""
+    own = np.cos(np.linspace(0.01, np.pi - 0.01, 50)).astype(np.float32)  # falling
+    cosines = np.stack([own, np.zeros(50, np.float32)], axis=1)
+    received = keras.ops.convert_to_numpy(heads.sphereface(cosines, np.zeros(50, int), 4.0))[:, 0]
+    quarter = np.floor(4 * np.arccos(own) / np.pi)
+    expected = (-1) ** quarter * (8 * own**4 - 8 * own**2 + 1) - 2 * quarter
+    np.testing.assert_allclose(received, expected, atol=1e-5)
+    assert (np.diff(received) < 0).all()
+
+
+def test_dynamic_margins_by_hand():
+    """16^(−1/4) is 1/2, 10,000^(−1/4) is 1/10; a class without images is taken for one of one."""
+    received = heads.dynamic_margins([1, 16, 10_000, 0])
+    np.testing.assert_allclose(received, [0.55, 0.3, 0.1, 0.55], rtol=1e-6)
+    assert received.dtype == np.float32
+    np.testing.assert_allclose(heads.dynamic_margins([4], a=0.4, b=0.1, power=0.5), [0.3])
+
+
+def test_sub_center_head_is_the_nearest_of_each_class():
+    weights = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    x = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
+    head = heads.CosineSoftmax(3, sub_centers=2)
+    head.build((None, 4))
+    head.centers.assign(weights)
+    each = head_with(weights)(x)
+    expected = np.maximum(each[:, 0::2], each[:, 1::2])
+    np.testing.assert_array_equal(head(x), expected)
+    assert head.compute_output_shape((5, 4)) == (5, 3)
+    again = heads.CosineSoftmax.from_config(head.get_config())
+    assert again.sub_centers == 2
+
+
+def test_heads_by_name():
+    x = np.ones((2, 4), np.float32)
+    cosine, linear = (heads.build_head(5, kind, name="a") for kind in ("cosine", "linear"))
+    assert isinstance(cosine, heads.CosineSoftmax)
+    logits = linear(x)
+    assert (logits.shape, logits.dtype, linear.name) == ((2, 5), "float32", "a")
+    np.testing.assert_allclose(logits, x @ linear.kernel.numpy(), rtol=1e-5)
+    with pytest.raises(ValueError, match="Received: 'prototype'"):
+        heads.build_head(5, "prototype")
+    with pytest.raises(ValueError, match="Received: 0"):
+        heads.CosineSoftmax(5, sub_centers=0)
+
+
 def test_uniform_cosines_give_log_of_the_number_of_classes():
     losses = CosineSoftmaxCrossEntropy("adacos_fixed")(np.array([0, 3]), np.full((2, 7), 0.25))
     np.testing.assert_allclose(losses, math.log(7), rtol=1e-6)
@@ -186,7 +232,15 @@ def test_class_weights_refuse_an_empty_set():
         clean_class_weights(np.zeros(3))
 
 
-@pytest.mark.parametrize("arguments", [{"scale": "dynamic"}, {"margin": "sphereface"}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"scale": "dynamic"},
+        {"margin": "curricular"},
+        {"margin": "sphereface"},
+        {"margin": "sphereface", "margin_size": [4.0, 0.5]},
+    ],
+)
 def test_unknown_words_are_refused(arguments):
     with pytest.raises(ValueError, match="Received"):
         CosineSoftmaxCrossEntropy(**arguments)
@@ -196,3 +250,9 @@ def test_loss_round_trip():
     loss = CosineSoftmaxCrossEntropy(30.0, "arcface", 0.3)
     again = keras.losses.deserialize(keras.losses.serialize(loss))
     assert again.get_config() == loss.get_config()
+
+
+def test_loss_round_trip_with_a_margin_per_class():
+    loss = CosineSoftmaxCrossEntropy(30.0, "arcface", np.float32([0.25, 0.5]))
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert again.margin_size == [0.25, 0.5]

@@ -23,6 +23,8 @@ RULES = [
     (64.0, "arcface", 0.5),
     (64.0, "cosface", 0.35),
     ("adacos", "arcface", 0.2),
+    (1.0, "sphereface", 4.0),
+    (20.0, "sphereface", 1.7),
 ]
 OUTPUTS = ("loss", "correct", "scale", "target_cosine")
 
@@ -145,6 +147,90 @@ def test_margins_are_those_of_pytorch_metric_learning(name, rule):
     np.testing.assert_allclose(mean, golden[f"{name}__loss"], rtol=1e-5)
     assert_close(grad_x, golden[f"{name}__grad_x"])
     assert_close(tf.transpose(grad_w), golden[f"{name}__grad_W"])
+
+
+def test_sub_centers_are_those_of_pytorch_metric_learning():
+    golden = load("metric_losses_small")
+    name = "subcenter3_arcface_m0.3_s30"
+    _, mean, grad_x, grad_w = run(
+        ours(golden["y"], RULES[3], sub_centers=3),
+        golden["x"].astype(np.float32),
+        golden["W_subcenter"].T.astype(np.float32),
+        1.0,
+    )
+    np.testing.assert_allclose(mean, golden[f"{name}__loss"], rtol=1e-5)
+    assert_close(grad_x, golden[f"{name}__grad_x"])
+    assert_close(tf.transpose(grad_w), golden[f"{name}__grad_W"])
+
+
+@pytest.mark.parametrize(
+    ("margin", "loss", "norms", "first"),
+    [
+        (4, 9.7243452, (0.74276423, 0.7500898), (0.01700038, 0.03689536, 0.01462796, -0.04799278)),
+        (3, 7.5206683, (0.71064407, 0.8563408), (0.0557922, 0.04627472, 0.01880598, -0.0693876)),
+    ],
+)
+def test_sphereface_is_that_of_pytorch_metric_learning(margin, loss, norms, first):
+    """Typed from its version 2.9.0: SphereFaceLoss(20, 16, margin, scale=1) on the golden x, W."""
+    golden = load("metric_losses_small")
+    outputs, mean, grad_x, grad_w = run(
+        ours(golden["y"], ("norm", "sphereface", margin)),
+        golden["x"].astype(np.float32),
+        golden["W"].T.astype(np.float32),
+        1.0,
+    )
+    np.testing.assert_allclose(mean, loss, rtol=1e-5)
+    np.testing.assert_allclose([np.linalg.norm(g) for g in (grad_x, grad_w)], norms, rtol=1e-5)
+    np.testing.assert_allclose(grad_x[0, :4], first, rtol=1e-5)
+    lengths = np.linalg.norm(golden["x"], axis=1)
+    np.testing.assert_allclose(outputs["scale"], lengths.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("margin", ["arcface", "cosface", "sphereface"])
+@pytest.mark.parametrize("sub_centers", [1, 3])
+def test_margins_per_class_and_sub_centers_are_those_of_the_plain_way(margin, sub_centers):
+    """With gradients, against the layer and the loss by TensorFlow; one size a class."""
+    x, centers, labels = example(classes=11, sure=0.5)
+    sizes = np.linspace(0.1, 0.6, 11) + (margin == "sphereface")
+    rng = np.random.default_rng(5)
+    centers = np.repeat(centers, sub_centers, axis=1)
+    centers += 0.5 * rng.normal(size=centers.shape).astype(np.float32)
+    head = heads.CosineSoftmax(11, sub_centers)
+    head.build((None, 8))
+    head.centers.assign(centers)
+    loss = CosineSoftmaxCrossEntropy(20.0, margin, sizes)
+
+    def layers(x, _):
+        return {"loss": loss(labels, head(x))}
+
+    variable = head.centers.value
+    with tf.GradientTape() as tape:
+        embeddings = tf.Variable(x)
+        expected = tf.reduce_mean(layers(embeddings, None)["loss"])
+    slopes = tape.gradient(expected, [embeddings, variable])
+    _, mean, *received = run(
+        ours(labels, (20.0, margin, sizes), sub_centers=sub_centers), x, centers, 1.0
+    )
+    np.testing.assert_allclose(mean, expected, rtol=1e-5)
+    for a, b in zip(received, slopes, strict=True):
+        assert_close(a, b)
+    one = run(ours(labels, (20.0, margin, sizes[3]), sub_centers=sub_centers), x, centers, 1.0)
+    own = labels == 3
+    both = run(ours(labels, (20.0, margin, sizes), sub_centers=sub_centers), x, centers, 1.0)
+    np.testing.assert_allclose(one[0]["loss"][own], both[0]["loss"][own], rtol=1e-6)
+
+
+def test_sub_centers_compiled_in_bfloat16_and_with_zeros_are_finite():
+    x, centers, labels = example(size=6, classes=12)
+    x[0], centers[:, 3] = 0, 0
+    compiled = tf.function(
+        lambda x, w: run(ours(labels % 4, ("norm", "sphereface", 4), sub_centers=3), x, w, 1.0),
+        jit_compile=True,
+        autograph=False,
+    )
+    outputs, _, grad_x, grad_w = compiled(tf.cast(x, tf.bfloat16), tf.constant(centers))
+    for values in (*outputs.values(), tf.cast(grad_x, tf.float32), grad_w):
+        assert np.isfinite(values).all()
 
 
 @pytest.mark.parametrize("rule", RULES)
