@@ -47,7 +47,7 @@ class CenterLoss(keras.layers.Layer):
     """
 
     def __init__(self, num_classes: int, rate: float = 0.5, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # the input is handed on as it is
         if not 0 < rate <= 1:
             raise ValueError(f"rate: expected above 0, at most 1. Received: {rate}")
         self.num_classes = num_classes

@@ -61,7 +61,7 @@ class EmbeddingMemory(keras.layers.Layer):
     """
 
     def __init__(self, size: int, start: int = 0, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # the input is handed on as it is
         if size < 1:
             raise ValueError(f"size: expected at least 1. Received: {size}")
         self.size = size

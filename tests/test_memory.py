@@ -190,6 +190,16 @@ def test_replay_is_the_mean_over_the_valid_rows():
     np.testing.assert_allclose(slopes, expected_slopes, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "make", [lambda p: CenterLoss(5, dtype=p), lambda p: EmbeddingMemory(5, dtype=p)]
+)
+def test_embeddings_keep_their_digits_in_mixed_precision(make):
+    x, _ = example()
+    received = make("mixed_bfloat16")(x)
+    assert received.dtype == tf.float32
+    np.testing.assert_array_equal(received, x)
+
+
 def test_both_are_saved_with_the_model_and_hand_on_what_they_get(tmp_path):
     inputs = keras.Input((3,))
     outputs = EmbeddingMemory(4, start=1, name="memory")(CenterLoss(5, name="centers")(inputs))
