@@ -13,10 +13,9 @@ if not __package__:
 import numpy as np
 
 from eval import breakdown, command, metrics, solutions, usage
-from retrieval import embeddings, ensemble, search
-from retrieval.reranking import non_landmarks as penalties
+from retrieval import recognise as recognition
+from retrieval import search
 from retrieval.reranking import voting
-from retrieval.stored.unique_ids import few
 
 
 def vote(answers: search.Answers, labels: Mapping[str, str]) -> dict[str, metrics.Prediction]:
@@ -33,7 +32,7 @@ def vote(answers: search.Answers, labels: Mapping[str, str]) -> dict[str, metric
     Raises:
         ValueError: if an index image has no label.
     """
-    names, codes = _codes(answers.index_ids, labels)
+    names, codes = recognition.class_codes(answers.index_ids, labels)
     found = voting.vote(codes, answers.positions, answers.similarities)
     return _named(answers.query_ids, names, found)
 
@@ -52,20 +51,8 @@ def recognise(
         non_landmarks: the same for images that show no landmark.
         labels: the label of every index image.
     """
-    parts = index, query, non_landmarks
-    sets = [[embeddings.load(directory) for directory in part] for part in parts]
-    models = [member.manifest["model_digest"] for member in sets[0]]
-    for members, directories in zip(sets[1:], parts[1:], strict=True):
-        ensemble.check_models(models, members, directories)
-    train, queries = sets[0][0].ids, sets[1][0].ids
-    if any(t.ids != train or q.ids != queries for t, q in zip(*sets[:2], strict=True)):
-        raise ValueError("expected members with the same ids in the same order. Received: others")
-    names, codes = _codes(train, labels)
-    members = [
-        penalties.Member(asked.vectors, labelled.vectors, others.vectors)
-        for labelled, asked, others in zip(*sets, strict=True)
-    ]
-    return _named(queries, names, penalties.recognise(members, codes))
+    found = recognition.recognise(index, query, labels, non_landmarks=non_landmarks)
+    return {query: metrics.Prediction(label, score) for query, label, score in found.rows()}
 
 
 def evaluate(
@@ -206,24 +193,6 @@ def _write(
         breakdown.write_table(per_query, table)
     if per_class:
         breakdown.write_table(per_class, breakdown.recognition_per_class(predicted, truths))
-
-
-def _sort_key(labels: Mapping[str, str]):
-    integers = all(label.lstrip("-").isdecimal() for label in set(labels.values()))
-    return int if integers else str
-
-
-def _codes(ids: Sequence[str], labels: Mapping[str, str]) -> tuple[list[str], np.ndarray]:
-    """Returns the names of the classes in order, and (N,) int64 the class number of every image."""
-    missing = [image for image in ids if image not in labels]
-    if missing:
-        raise ValueError(
-            f"expected a label for every index image. Received none for {len(missing):,}: "
-            f"{few(missing)}"
-        )
-    names = sorted({labels[image] for image in ids}, key=_sort_key(labels))
-    code_of = {name: code for code, name in enumerate(names)}
-    return names, np.array([code_of[labels[image]] for image in ids], np.int64)
 
 
 def _named(

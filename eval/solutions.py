@@ -9,8 +9,8 @@ import csv
 import math
 from collections.abc import Collection, Iterator
 
-import files
 from eval.recognition import Prediction
+from retrieval import recognise
 
 # A landmark photographed some thousand times fills more than csv's 131,072 characters.
 _LONGEST_FIELD = 2**26
@@ -160,10 +160,8 @@ def write_recognition_predictions(path: str, predictions: dict[str, Prediction])
 
     Scores are written so that they are read back the same.
     """
-    with files.replacing(path) as file:
-        file.write("id,landmarks\n")
-        for query, (label, score) in predictions.items():
-            file.write(f"{query},{label} {float(score)!r}\n")
+    rows = ((query, label, score) for query, (label, score) in predictions.items())
+    recognise.write_predictions(path, rows)
 
 
 def _rows(path: str, columns: tuple[str, str], optional: str | None = None) -> Iterator[_Row]:

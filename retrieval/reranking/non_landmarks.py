@@ -28,12 +28,12 @@ class Member:
     Attributes:
         queries: (Q, D) float32, the test images.
         train: (M, D) float32, the labelled images.
-        non_landmarks: (L, D) float32, images known to show no landmark.
+        non_landmarks: (L, D) float32, images known to show no landmark; None marks nothing down.
     """
 
     queries: np.ndarray | precision.Rows
     train: np.ndarray | precision.Rows
-    non_landmarks: np.ndarray | precision.Rows
+    non_landmarks: np.ndarray | precision.Rows | None = None
 
 
 def recognise(
@@ -57,19 +57,25 @@ def recognise(
         classes (Q,) int64 and scores (Q,) float64, which may be negative.
 
     Raises:
-        ValueError: without members or non-landmarks, or if the matrices do not fit.
+        ValueError: without members, or if the matrices do not fit.
     """
     if not members:
         raise ValueError("expected at least one member. Received: none")
     positions, scores, penalties = [], [], []
     for member in members:
-        blocked = similarity_to(member.train, member.non_landmarks, train_neighbours)  # B, (M,)
+        blocked = _penalties(member.train, member.non_landmarks, train_neighbours)  # B, (M,)
         found = penalised_search(member.queries, member.train, blocked, top)
         positions.append(found[0])
         scores.append(found[1])
-        penalties.append(similarity_to(member.queries, member.non_landmarks, query_neighbours))
+        penalties.append(_penalties(member.queries, member.non_landmarks, query_neighbours))
     winners, sums = voting.vote(classes, np.hstack(positions), np.hstack(scores))
     return winners, sums - np.mean(penalties, axis=0, dtype=np.float64)
+
+
+def _penalties(vectors: np.ndarray, others: np.ndarray | None, count: int) -> np.ndarray:
+    if others is None:
+        return np.zeros(len(vectors), np.float32)
+    return similarity_to(vectors, others, count)
 
 
 def similarity_to(vectors: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:
