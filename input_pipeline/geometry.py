@@ -101,7 +101,8 @@ def random_perspective(distortion: float, fill: int = FILL) -> Op:
         draws = tf.random.stateless_uniform((4, 2), fold(features, "random_perspective"))
         corners = tf.constant([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])  # (4, 2): x, y
         moved = corners + (1.0 - 2.0 * corners) * draws * (distortion / 2.0)
-        last = tf.cast(tf.shape(image)[1::-1] - 1, tf.float32)  # (2,): x, y
+        height, width, _ = tf.unstack(tf.cast(tf.shape(image), tf.float32))
+        last = tf.stack([width - 1.0, height - 1.0])  # (2,): x, y
         return {**features, "image": warp(image, _homography(moved * last, corners * last), fill)}
 
     return op

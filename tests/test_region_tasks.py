@@ -145,10 +145,15 @@ def test_heads():
     np.testing.assert_allclose(logits, features.mean((1, 2)) @ swap, rtol=0, atol=1e-6)
     places = np.tanh(slow_means(features @ kernel, 3))[..., 0]
     np.testing.assert_allclose(positions, places, rtol=0, atol=1e-6)
-    compiled = tf.function(heads, jit_compile=True)(ops.cast(features, "bfloat16"))
-    assert [x.dtype for x in compiled] == [tf.float32, tf.float32]
-    for found, expected in zip(compiled, (logits, positions), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=0.02)  # of inputs to 8 bits
+    half = region_tasks.RegionHeads(3, 1, dtype="mixed_bfloat16")
+    half.build(features.shape)
+    for old, new in zip(heads.trainable_variables, half.trainable_variables, strict=True):
+        new.assign(old)
+    compiled = tf.function(half, jit_compile=True)(ops.cast(features, "bfloat16"))
+    symbols = half(keras.Input((6, 6, 5)))
+    for found, symbol, expected in zip(compiled, symbols, (logits, positions), strict=True):
+        assert found.dtype == symbol.dtype == tf.float32
+        np.testing.assert_allclose(found, expected, rtol=0, atol=0.02)  # 8 bits
 
 
 def test_losses():
@@ -247,13 +252,12 @@ def drawn(batch, side=28):
     return np.clip(images * 255, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_learns_what_was_shuffled_and_from_where(policy):
+def test_learns_what_was_shuffled_and_from_where():
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
+    keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         keras.utils.set_random_seed(1)
-        model, images = network(), tf.constant(drawn(16))
+        model, images = network(), tf.constant(drawn(12))
     finally:
         keras.config.set_dtype_policy(before)
     heads, optimizer = model.get_layer("regions"), keras.optimizers.Adam(0.01)
@@ -271,7 +275,7 @@ def test_learns_what_was_shuffled_and_from_where(policy):
         optimizer.apply(tape.gradient(loss, variables), variables)
         return tf.reduce_mean(swap), tf.reduce_mean(construction)
 
-    found = np.array([step() for _ in range(60)])
+    found = np.array([step() for _ in range(40)])
     assert found[0, 0] > 0.5
     assert found[-5:, 0].mean() < 0.2
     assert found[0, 1] > 0.2
