@@ -97,26 +97,36 @@ def check_folded(model, reference):
         assert_close(received, wanted, 1e-3)
 
 
-def check_bfloat16(build, reference, ignored):
-    """Returns the network in bfloat16, whose features point where PyTorch's do."""
+def in_bfloat16(build, reference, ignored):
+    """The network with mixed precision and the weights of the PyTorch network."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = converted(build(), reference, ignored)
+        return converted(build(), reference, ignored)
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def check_direction(model, reference):
+    """In bfloat16, the features point where PyTorch's do."""
     features = model(reference.images, training=False)
     assert features.dtype == tf.bfloat16
     received, wanted = np.float32(features).ravel(), reference.features.ravel()
     cosine = received @ wanted / np.linalg.norm(received) / np.linalg.norm(wanted)
     assert cosine > 0.999  # 8 bits a number
-    return model
+
+
+def check_bfloat16(build, reference, ignored):
+    check_direction(in_bfloat16(build, reference, ignored), reference)
+
+
+def reloaded(model, path):
+    model.save(path)
+    return keras.saving.load_model(path, safe_mode=True)
 
 
 def check_reloaded(model, reference, path):
-    model.save(path)
-    loaded = keras.saving.load_model(path, safe_mode=True)
+    loaded = reloaded(model, path)
     np.testing.assert_array_equal(
-        np.float32(loaded(reference.images, training=False)),
-        np.float32(model(reference.images, training=False)),
+        loaded(reference.images, training=False), model(reference.images, training=False)
     )

@@ -43,8 +43,8 @@ def test_batchnorm_folds(model, reference):
 
 
 def test_bfloat16_saved_and_reloaded(reference, tmp_path):
-    model = checks.check_bfloat16(build, reference, hrnet.IGNORED)
-    checks.check_reloaded(model, reference, tmp_path / "model.keras")
+    model = checks.in_bfloat16(build, reference, hrnet.IGNORED)
+    checks.check_direction(checks.reloaded(model, tmp_path / "model.keras"), reference)
 
 
 def test_full_size_has_the_published_parameters():

@@ -5,7 +5,7 @@ The networks are tiny and of random weights and BatchNorm statistics. A file
 and every array of the module's state as "state/<its name>", float16. Needs torch and timm (made
 with 2.13.0 and 1.0.31), and for FishNet a clone of github.com/kevin-ssy/FishNet:
 
-    python tools/backbone_golden.py tests/golden --fishnet FishNet hrnet dla fishnet
+    python tools/backbone_golden.py tests/golden --fishnet FishNet
 """
 
 import argparse
@@ -83,6 +83,72 @@ def fishnet(repository: str):
     )
 
 
+def resnet(**options):
+    """ResNet of 16 to 32 channels with the stem of ResNet-50.
+
+    Args:
+        options: of timm's ResNet.
+    """
+    from timm.models.resnet import Bottleneck, ResNet
+
+    options = {"block": Bottleneck, **options}
+    return ResNet(layers=(1, 2, 1, 1), channels=(16, 16, 32, 32), num_classes=1, **options)
+
+
+def se_resnext():
+    """The same with 4 groups of 4 to 8 channels, and squeeze and excite."""
+    return resnet(cardinality=4, base_width=16, block_args={"attn_layer": "se"})
+
+
+def res2net():
+    """The same in four scales of 6 to 13 channels."""
+    from timm.models.res2net import Bottle2neck
+
+    return resnet(block=Bottle2neck, base_width=26, block_args={"scale": 4})
+
+
+def ibn():
+    """ResNet with the first normalisation of a block as in IBN-Net, whose sizes are fixed."""
+    import torch
+
+    class InstanceBatch(torch.nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.IN = torch.nn.InstanceNorm2d(channels // 2, affine=True)
+            self.BN = torch.nn.BatchNorm2d(channels - channels // 2)
+
+        def forward(self, x):
+            first, rest = x.tensor_split([self.IN.num_features], dim=1)
+            return torch.cat((self.IN(first), self.BN(rest)), dim=1)
+
+    network = resnet()
+    for stage in (network.layer1, network.layer2, network.layer3):
+        for block in stage:
+            block.bn1 = InstanceBatch(block.bn1.num_features)
+    return network
+
+
+def vit():
+    """Vision transformer of 24 channels, of a grid of 4 × 4 patches of 8 pixels."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    class Patches(VisionTransformer):
+        def forward_features(self, images):
+            tokens = super().forward_features(images)[:, 1:]
+            rows, columns = images.shape[2] // 8, images.shape[3] // 8
+            return tokens.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
+
+    return Patches(
+        img_size=32,
+        patch_size=8,
+        embed_dim=24,
+        depth=2,
+        num_heads=3,
+        dynamic_img_size=True,
+        num_classes=1,
+    )
+
+
 def randomize(network) -> None:
     """Gives a module's normalisations statistics, factors and shifts as after training.
 
@@ -136,13 +202,16 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", help="folder of the files")
-    parser.add_argument("names", nargs="+", choices=["hrnet", "dla", "fishnet"])
+    makers = {make.__name__: make for make in (hrnet, dla, resnet, se_resnext, res2net, ibn, vit)}
+    makers["fishnet"] = lambda: fishnet(options.fishnet)
+    parser.add_argument("names", nargs="*", help=f"of {list(makers)} (default: all)")
     parser.add_argument("--fishnet", default="FishNet", help="folder of the public repository")
     options = parser.parse_args(argv)
+    if unknown := set(options.names) - makers.keys():
+        parser.error(f"names: expected {list(makers)}. Received: {sorted(unknown)}")
     import torch
 
-    makers = {"hrnet": hrnet, "dla": dla, "fishnet": lambda: fishnet(options.fishnet)}
-    for name in options.names:
+    for name in options.names or makers:
         torch.manual_seed(1)
         write(str(pathlib.Path(options.output) / f"backbone_{name}.npz"), makers[name]())
     return 0

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
-from models.backbones import units
+from models.backbones.residual import add, normalized
 
 # Beginnings of names in the published files that the backbone does not have. No layer uses the
 # projections: the authors' code made them in every tree that is made of trees, timm's does not.
@@ -65,12 +65,12 @@ def deep_layer_aggregation(
         Model: `(B, S, S, 3)` → `(B, S/2^(levels − 1), S/2^(levels − 1), F)`.
     """
     images = keras.Input((None, None, 3))
-    x = _normalized(images, channels[0], 7, "base_layer.0", "base_layer.1")
+    x = normalized(images, channels[0], 7, names=("base_layer.0", "base_layer.1"))
     for level in (0, 1):
         for i in range(levels[level]):
             path, stride = f"level{level}", 2 if level and not i else 1
             names = f"{path}.{3 * i}", f"{path}.{3 * i + 1}"
-            x = _normalized(x, channels[level], 3, *names, stride=stride)
+            x = normalized(x, channels[level], 3, names=names, stride=stride)
     for level in range(2, len(levels)):
         filters = channels[level]
         blocks = _Blocks(filters, filters * base_width // 64 * groups // 2, groups)
@@ -108,7 +108,7 @@ def _tree(tensor, bottom, depth, blocks, path, stride=1, children=()):
         return _tree(first, first, depth - 1, blocks, f"{path}.tree2", children=[*children, first])
     if bottom.shape[-1] != blocks.filters:
         names = f"{path}.project.0", f"{path}.project.1"
-        bottom = _normalized(bottom, blocks.filters, 1, *names, relu=False)
+        bottom = normalized(bottom, blocks.filters, 1, names=names, relu=False)
     first = _block(tensor, bottom, blocks, f"{path}.tree1", stride)
     second = _block(first, first, blocks, f"{path}.tree2")
     return _root([second, first, *children], blocks.filters, f"{path}.root")
@@ -116,27 +116,15 @@ def _tree(tensor, bottom, depth, blocks, path, stride=1, children=()):
 
 def _block(tensor, shortcut, blocks, path, stride=1):
     filters, width, groups = blocks
-    x = _normalized(tensor, width, 1, f"{path}.conv1", f"{path}.bn1")
-    x = _normalized(x, width, 3, f"{path}.conv2", f"{path}.bn2", stride=stride, groups=groups)
-    x = _normalized(x, filters, 1, f"{path}.conv3", f"{path}.bn3", relu=False)
-    return _sum([x, shortcut], path)
+    names = [(f"{path}.conv{i}", f"{path}.bn{i}") for i in (1, 2, 3)]
+    x = normalized(tensor, width, 1, names=names[0])
+    x = normalized(x, width, 3, names=names[1], stride=stride, groups=groups)
+    x = normalized(x, filters, 1, names=names[2], relu=False)
+    return add([x, shortcut], path)
 
 
 def _root(tensors, filters, path):
     """Joins the results of a tree's parts, the first of which is the shortcut."""
     joined = layers.Concatenate(name=f"{path}.concatenate")(tensors)
-    x = _normalized(joined, filters, 1, f"{path}.conv", f"{path}.bn", relu=False)
-    return _sum([x, tensors[0]], path)
-
-
-def _sum(tensors, path):
-    """Sum and ReLU."""
-    total = layers.Add(name=f"{path}.sum")(tensors)
-    return layers.Activation("relu", name=f"{path}.relu")(total)
-
-
-def _normalized(tensor, filters, kernel, conv, norm, *, relu=True, **options):
-    """Convolution, BatchNorm and, unless a sum follows, ReLU."""
-    tensor = units.convolution(tensor, filters, kernel, name=conv, **options)
-    tensor = units.normalize(tensor, name=norm)
-    return layers.Activation("relu", name=f"{norm}.relu")(tensor) if relu else tensor
+    x = normalized(joined, filters, 1, names=(f"{path}.conv", f"{path}.bn"), relu=False)
+    return add([x, tensors[0]], path)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from models.backbones import units
+from models.backbones.residual import add, normalized
 
 WIDTHS = (18, 30, 32, 40, 44, 48, 64)
 # Beginnings of names in the published files that the backbone does not have.
@@ -69,8 +69,8 @@ def high_resolution_net(
         Model: `(B, S, S, 3)` → `(B, S/2^(branches + 1), S/2^(branches + 1), F)`.
     """
     images = keras.Input((None, None, 3))
-    x = _normalized(images, stem[0], 3, "conv1", "bn1", stride=2)
-    x = _normalized(x, stem[1], 3, "conv2", "bn2", stride=2)
+    x = normalized(images, stem[0], 3, names=("conv1", "bn1"), stride=2)
+    x = normalized(x, stem[1], 3, names=("conv2", "bn2"), stride=2)
     for block in range(blocks):
         x = _bottleneck(x, bottleneck, f"layer1.{block}")
     branches = [x]
@@ -81,40 +81,31 @@ def high_resolution_net(
     return keras.Model(images, _head(branches, head, features), name=name)
 
 
-def _normalized(
-    tensor, filters, kernel, conv, norm, *, stride=1, bias=False, relu=True
-):  # (B, H, W, C) → (B, H / stride, W / stride, filters)
-    """Convolution, BatchNorm and, unless a sum follows, ReLU."""
-    tensor = units.convolution(tensor, filters, kernel, stride=stride, bias=bias, name=conv)
-    tensor = units.normalize(tensor, name=norm)
-    return layers.Activation("relu", name=f"{norm}.relu")(tensor) if relu else tensor
+def _numbered(tensor, filters, kernel, path, **options):
+    """`normalized` with the names that torch.nn.Sequential gives."""
+    return normalized(tensor, filters, kernel, names=(f"{path}.0", f"{path}.1"), **options)
 
 
-def _sequence(tensor, filters, kernel, path, **options):
-    """`_normalized` with the names that torch.nn.Sequential gives."""
-    return _normalized(tensor, filters, kernel, f"{path}.0", f"{path}.1", **options)
-
-
-def _sum(tensors, path):
-    """Sum and ReLU."""
-    total = layers.Add(name=f"{path}.sum")(tensors)
-    return layers.Activation("relu", name=f"{path}.relu")(total)
+def _step(tensor, filters, kernel, path, number, **options):
+    """`normalized` with the names that a residual block gives."""
+    names = f"{path}.conv{number}", f"{path}.bn{number}"
+    return normalized(tensor, filters, kernel, names=names, **options)
 
 
 def _basic_block(tensor, path):
     filters = tensor.shape[-1]
-    x = _normalized(tensor, filters, 3, f"{path}.conv1", f"{path}.bn1")
-    x = _normalized(x, filters, 3, f"{path}.conv2", f"{path}.bn2", relu=False)
-    return _sum([x, tensor], path)
+    x = _step(tensor, filters, 3, path, 1)
+    x = _step(x, filters, 3, path, 2, relu=False)
+    return add([x, tensor], path)
 
 
 def _bottleneck(tensor, filters, path):
-    x = _normalized(tensor, filters, 1, f"{path}.conv1", f"{path}.bn1")
-    x = _normalized(x, filters, 3, f"{path}.conv2", f"{path}.bn2")
-    x = _normalized(x, 4 * filters, 1, f"{path}.conv3", f"{path}.bn3", relu=False)
+    x = _step(tensor, filters, 1, path, 1)
+    x = _step(x, filters, 3, path, 2)
+    x = _step(x, 4 * filters, 1, path, 3, relu=False)
     if tensor.shape[-1] != 4 * filters:
-        tensor = _sequence(tensor, 4 * filters, 1, f"{path}.downsample", relu=False)
-    return _sum([x, tensor], path)
+        tensor = _numbered(tensor, 4 * filters, 1, f"{path}.downsample", relu=False)
+    return add([x, tensor], path)
 
 
 def _transition(branches, widths, path):
@@ -122,9 +113,9 @@ def _transition(branches, widths, path):
     found = []
     for i, width in enumerate(widths):
         if i == len(branches):
-            found.append(_sequence(branches[-1], width, 3, f"{path}.{i}.0", stride=2))
+            found.append(_numbered(branches[-1], width, 3, f"{path}.{i}.0", stride=2))
         elif branches[i].shape[-1] != width:
-            found.append(_sequence(branches[i], width, 3, f"{path}.{i}"))
+            found.append(_numbered(branches[i], width, 3, f"{path}.{i}"))
         else:
             found.append(branches[i])
     return found
@@ -141,7 +132,7 @@ def _module(branches, blocks, path):
         terms = [
             _exchange(branches, j, i, f"{path}.fuse_layers.{i}.{j}") for j in range(len(branches))
         ]
-        fused.append(_sum(terms, f"{path}.fuse_layers.{i}"))
+        fused.append(add(terms, f"{path}.fuse_layers.{i}"))
     return fused
 
 
@@ -149,12 +140,12 @@ def _exchange(branches, source, target, path):
     """Brings one branch to the channels and the resolution of another."""
     x, filters = branches[source], branches[target].shape[-1]
     if source > target:
-        x = _sequence(x, filters, 1, path, relu=False)
+        x = _numbered(x, filters, 1, path, relu=False)
         return layers.UpSampling2D(2 ** (source - target), name=f"{path}.2")(x)  # nearest
     for step in range(target - source):
         last = step == target - source - 1
         width = filters if last else x.shape[-1]
-        x = _sequence(x, width, 3, f"{path}.{step}", stride=2, relu=not last)
+        x = _numbered(x, width, 3, f"{path}.{step}", stride=2, relu=not last)
     return x
 
 
@@ -167,6 +158,6 @@ def _head(branches, filters, features):
             x = wide
             continue
         path = f"downsamp_modules.{i - 1}"
-        x = _sequence(x, wide.shape[-1], 3, path, stride=2, bias=True)
+        x = _numbered(x, wide.shape[-1], 3, path, stride=2, bias=True)
         x = layers.Add(name=f"{path}.sum")([wide, x])
-    return _sequence(x, features, 1, "final_layer", bias=True)
+    return _numbered(x, features, 1, "final_layer", bias=True)
