@@ -14,8 +14,8 @@ class BatchFeatureErasing(keras.layers.Layer):
     do; without that, all draw the same.
 
     Args:
-        height, width: size of the rectangle in shares of the map's. The defaults are the paper's
-            for persons: a third of the height, the whole width.
+        height, width: size of the rectangle in shares of the map's. A third of the height and the
+            whole width suit upright persons, a half of both other images.
         seed: of the places.
 
     Call arguments:

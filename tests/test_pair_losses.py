@@ -31,6 +31,8 @@ CASES = [
     ("triplet", {}),
     ("triplet", {"margin": "soft"}),
 ]
+# One for each way through the code, where a case takes long.
+WAYS = [CASES[0], CASES[2], CASES[5], CASES[6]]
 
 
 def assert_close(received, expected, tolerance=1e-5):
@@ -51,10 +53,11 @@ def run(loss, x, labels, **kwargs):
 
 
 def example(batch=10, size=6, classes=4, seed=0):
-    """Embeddings with something of their class; with these seeds, a class of one image as well."""
+    """Embeddings with something of their class; the last image is alone in its own."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, batch)
-    centers = rng.normal(size=(classes, size))
+    labels[-1] = classes
+    centers = rng.normal(size=(classes + 1, size))
     return (rng.normal(size=(batch, size)) + centers[labels]).astype(np.float32), labels
 
 
@@ -79,10 +82,9 @@ def test_values_and_gradients_are_those_of_pytorch_metric_learning(golden, name,
     assert_close(received[2], slope)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_same_as_pair_by_pair(name, options, seed):
-    x, labels = example(seed=seed)
+def test_same_as_pair_by_pair(name, options):
+    x, labels = example()
     _, mean, slope = run(PAIR_LOSSES[name], x, labels, **options)
     np.testing.assert_allclose(mean, SLOW[name](x.astype(float), labels, **options), rtol=1e-5)
     held = {"constant": x.astype(float)} if name == "circle" else {}
@@ -102,7 +104,7 @@ def test_bfloat16_embeddings_get_the_loss_of_their_float32_values(name, options)
     np.testing.assert_array_equal(received[2], tf.cast(expected[2], tf.bfloat16))
 
 
-@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize(("name", "options"), WAYS)
 def test_compiled_is_eager(name, options):
     x, labels = example()
 
@@ -140,7 +142,7 @@ def test_without_any_pair_there_is_no_pull_or_push(name):
         np.testing.assert_allclose(one[1], SLOW[name](x, np.zeros_like(labels)), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize(("name", "options"), WAYS)
 def test_two_replicas_equal_one_device(name, options):
     """The replicas' gradients to shared weights add up to those of the whole batch; among the
     images of one replica are copies of the other's.
