@@ -39,7 +39,7 @@ if not __package__:
 
 import numpy as np
 
-from retrieval.indexing import questions, tuning
+from retrieval.indexing import measuring, questions, tuning
 from retrieval.indexing.questions import Questions
 from retrieval.indexing.recall_curve import Point
 from retrieval.nearest.approximate import ScannSearcher
@@ -148,7 +148,7 @@ def _fastest(
 ) -> Peer | None:
     """The fastest few by one measurement each are measured again, as the tuner does."""
     fit = sorted(
-        (pair for pair in measured if tuning.reaches(pair[1], wanted)),
+        (pair for pair in measured if measuring.reaches(pair[1], wanted)),
         key=lambda pair: pair[1].seconds,
     )[:6]
     if not fit:
@@ -167,7 +167,7 @@ def ours(
             vectors, k=args.k, recall=wanted, queries=asked.queries, builds=args.builds,
             threads=args.threads, exactly=False, stream=sys.stderr,
         )  # fmt: skip
-        found.append(tuned.searcher if tuning.reaches(tuned.curve.chosen, wanted) else None)
+        found.append(tuned.searcher if measuring.reaches(tuned.curve.chosen, wanted) else None)
     return found
 
 

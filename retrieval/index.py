@@ -21,7 +21,7 @@ import numpy as np
 
 from retrieval import search
 from retrieval.ensemble import COMBINATIONS
-from retrieval.indexing import index_changes, recall_curve, stored_index
+from retrieval.indexing import index_changes, recall_curve, stored_index, tuning
 from retrieval.nearest.searchers import search_in_pieces
 
 
@@ -37,6 +37,7 @@ def build(options: argparse.Namespace) -> None:
         recall=options.recall,
         queries=options.queries,
         builds=options.builds,
+        seconds=options.seconds,
         stream=sys.stderr,
     )
     print(describe(index))
@@ -62,6 +63,7 @@ def tune(options: argparse.Namespace) -> None:
         k=options.k,
         recall=options.recall,
         queries=options.queries,
+        seconds=options.seconds,
         stream=sys.stderr,
     )
     print(describe(index))
@@ -140,6 +142,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     one.add_argument("--combine", choices=COMBINATIONS, default=COMBINATIONS[0])
     one.add_argument("--search", choices=index_changes.SEARCHES, default="auto")
     _wishes(one, 100, 0.99)
+    _seconds(one)
     one.add_argument("--builds", type=int, metavar="N", help="how many to try (default: 4 or 1)")
     for name, function, text in (
         ("add", add, "adds images"),
@@ -157,6 +160,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             one.add_argument("--ids", required=True, metavar="FILE", help="one id per line")
         elif name in ("tune", "check"):
             _wishes(one, None, None if name == "tune" else argparse.SUPPRESS)
+            if name == "tune":
+                _seconds(one)
         elif name == "search":
             _query(one)
     return parser.parse_args(argv)
@@ -181,6 +186,11 @@ def _wishes(parser: argparse.ArgumentParser, k: int | None, recall: float | str 
         parser.add_argument("--recall", type=float, default=recall, help=text)
     text = "embeddings of queries to measure with (default: sampled rows of the index)"
     parser.add_argument("--queries", nargs="+", metavar="DIR", help=text)
+
+
+def _seconds(parser: argparse.ArgumentParser) -> None:
+    text = "how long settings of a build are measured (default: %(default)g)"
+    parser.add_argument("--seconds", type=float, default=tuning.SECONDS, metavar="S", help=text)
 
 
 def _query(parser: argparse.ArgumentParser) -> None:

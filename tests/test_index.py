@@ -274,7 +274,7 @@ def test_commands(sets, tmp_path, capsys):
     assert "since the build 150 added and 0 deleted" in capsys.readouterr().out
     (tmp_path / "gone.txt").write_text("a00001\nb00001\n")
     assert index.main(["delete", "--index", path, "--ids", str(tmp_path / "gone.txt")]) == 0
-    assert index.main(["tune", "--index", path, "--recall", "0.9"]) == 0
+    assert index.main(["tune", "--index", path, "--recall", "0.9", "--seconds", "0"]) == 0
     assert index.main(["check", "--index", path]) == 0
     assert index.main(["info", "--index", path]) == 0
     assert "1,648 images" in capsys.readouterr().out
@@ -297,5 +297,8 @@ def test_commands_that_fail(sets, tmp_path, capsys):
     assert index.main(["delete", "--index", path, "--ids", str(tmp_path / "none.txt")]) == 1
     assert index.main(["tune", "--index", path]) == 1
     assert "exact search" in capsys.readouterr().err
+    run = ["build", "--embeddings", sets["base"], "--output", path, "--search", "scann"]
+    assert index.main([*run, "--seconds", "-1"]) == 1
+    assert "expected seconds of at least 0. Received: -1.0" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         index.main(["build", "--output", path])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_approximate import clusters
 
-from retrieval.indexing import questions, recall_curve, tuning
+from retrieval.indexing import measuring, questions, recall_curve, tuning
 from retrieval.indexing.recall_curve import Curve, Point
 from retrieval.nearest.approximate import ScannSearcher
 from retrieval.nearest.exact import ExactSearcher
@@ -120,7 +120,7 @@ def test_retuning_refuses_a_build_that_cannot():
     searcher = ScannSearcher(vectors, parameters=Parameters(leaves=40))
     curve = tuning.retune(searcher, asked, 0.9)
     assert curve.chosen.parameters.leaves == 40
-    assert tuning.reaches(curve.chosen, 0.9)
+    assert measuring.reaches(curve.chosen, 0.9)
     with pytest.raises(ValueError, match="build again"):
         tuning.retune(searcher, asked, 1.1)
 

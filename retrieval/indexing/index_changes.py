@@ -43,6 +43,7 @@ def build(
     recall: float = 0.99,
     queries: Sequence[str] | None = None,
     builds: int | None = None,
+    seconds: float = tuning.SECONDS,
     stream: TextIO | None = None,
 ) -> Index:
     """Makes an index, in place of one that the directory may hold.
@@ -57,6 +58,7 @@ def build(
         recall: of these answers, against exact search.
         queries: embeddings of queries to tune with; sampled rows if None.
         builds: see `tuning.tune`.
+        seconds: see `tuning.tune`.
         stream: see `tuning.tune`.
 
     Raises:
@@ -81,7 +83,7 @@ def build(
         ensemble.check_models(draft.models, query_members, queries)
         asked = np.asarray(ensemble.join(query_members, weights, combine=combine)[1])
     with index_files.writing(directory):
-        _write(directory, draft, (ids, vectors, members), asked, builds, stream)
+        _write(directory, draft, (ids, vectors, members), asked, builds, seconds, stream)
     return Index(directory)
 
 
@@ -144,6 +146,7 @@ def tune(
     k: int | None = None,
     recall: float | None = None,
     queries: Sequence[str] | None = None,
+    seconds: float = tuning.SECONDS,
     stream: TextIO | None = None,
 ) -> Index:
     """Chooses leaves and candidates anew for the index as it stands, without building it again.
@@ -153,6 +156,7 @@ def tune(
         k: answers per query; as before if absent.
         recall: of these answers; as before if absent.
         queries: embeddings of queries like those that will come; sampled rows if None.
+        seconds: see `tuning.retune`.
         stream: see `tuning.tune`.
 
     Raises:
@@ -165,7 +169,7 @@ def tune(
         k, recall = k or index.manifest.k, recall or index.manifest.wanted
         asked = None if queries is None else np.asarray(index.read_queries(queries)[1])
         questions = prepare(index.vectors, k, asked, rows=index.rows)
-        curve = tuning.retune(index.scann, questions, recall, stream)
+        curve = tuning.retune(index.scann, questions, recall, stream, seconds=seconds)
         manifest = dataclasses.replace(
             index.manifest, k=k, wanted=recall, parameters=curve.chosen.parameters,
             measured=_measured(curve, sampled=queries is None, rows=len(index)),
@@ -181,6 +185,7 @@ def _write(
     contents: tuple[Sequence[str], np.ndarray | precision.Rows, Sequence[str]],
     queries: np.ndarray | None,
     builds: int | None,
+    seconds: float,
     stream: TextIO | None,
 ) -> None:
     """Writes a new generation of (ids, vectors, embeddings) and makes it count."""
@@ -200,7 +205,7 @@ def _write(
         vectors = index_files.open_vectors(directory, manifest)
         tuned = tuning.tune(
             vectors, k=draft.k, recall=draft.wanted, queries=queries, start=start,
-            builds=builds,
+            builds=builds, seconds=seconds,
             exactly=manifest.search == "auto", stream=stream,
         )  # fmt: skip
         _write_curve(folder, tuned.curve)
@@ -225,7 +230,8 @@ def _rebuild_if_due(directory: str, stream: TextIO | None) -> None:
         print(f"{changed:,} rows of {manifest.built:,} changed: built again", file=stream)
     ids = index.ids if index.rows is None else [index.ids[row] for row in index.rows]
     names = dict.fromkeys(name for source in manifest.sources for name in source.embeddings)
-    _write(directory, manifest, (ids, index.kept_vectors(), list(names)), None, 1, stream)
+    contents = ids, index.kept_vectors(), list(names)
+    _write(directory, manifest, contents, None, 1, tuning.SECONDS, stream)
 
 
 def _uses_scann(search: str, count: int) -> bool:

@@ -1,34 +1,30 @@
 """Finds the fastest approximate search that reaches a wanted recall, by measuring it on the data.
 
 The recall is measured against exact search, with queries that are given or with sampled rows that
-are left out of their own answers. What a query asks (leaves to search, candidates) is measured
-along a grid on every build; of what is built, one choice after the other is changed and kept where
-that is faster at the wanted recall.
+are left out of their own answers. What a query asks (leaves to search, candidates) is measured on
+every build, see `retrieval.indexing.measuring`; of what is built, one choice after the other is
+changed and kept where that is faster at the wanted recall.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 import numpy as np
 
 from retrieval.indexing import recall_curve
+from retrieval.indexing.measuring import measure, reaches
 from retrieval.indexing.questions import SAMPLED_ROWS, Questions, prepare
 from retrieval.indexing.recall_curve import Curve, Point
 from retrieval.nearest import exact
 from retrieval.nearest.approximate import ScannSearcher
-from retrieval.nearest.scann_parameters import WORTH_FROM, Parameters, suggest
+from retrieval.nearest.scann_parameters import Parameters, suggest
 
-# Vectors rescored per answer.
-CANDIDATES = (
-    1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 2.0, 2.25, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 50.0,
-)  # fmt: skip
-# More candidates are not tried once they raise the recall by less than this, nor more leaves once
-# so many rungs, each a fifth more, have not.
-_LEAST_GAIN, _RUNGS = 5e-4, 3
+# How long one build's settings are measured, and the share of that for measuring the best again.
+SECONDS = 300.0
+_AGAIN = 0.2
 _FINALISTS, _PASSES = 6, 5
 # A second build beside the first takes their vectors' bytes again.
 _MANY_BYTES = 2 << 30
@@ -59,6 +55,7 @@ def tune(
     threads: int | None = None,
     exactly: bool = True,
     sampled: int = SAMPLED_ROWS,
+    seconds: float = SECONDS,
     stream: TextIO | None = None,
 ) -> Tuned:
     """Builds approximate indexes and keeps the fastest that reaches the recall.
@@ -78,6 +75,7 @@ def tune(
         exactly: whether the result may be exact search; if not, it is the most accurate
             approximate one where none reaches the recall.
         sampled: how many rows are sampled.
+        seconds: how long the settings of each build are measured; see `measuring.measure`.
         stream: where the table goes, line by line; None shows nothing.
 
     Raises:
@@ -97,9 +95,9 @@ def tune(
         parameters = first if best is None else _change(best, number, recall)
         table.say(f"build {number + 1} of {builds}: {recall_curve.label_of(parameters)}")
         searcher = ScannSearcher(vectors, parameters=parameters, threads=threads)
-        points += measure(searcher, questions, recall, table.show)
-        tried = settle(searcher, points, questions, recall)
-        best = tried if best is None else _better(tried, best, questions, recall)
+        points += measure(searcher, questions, recall, seconds, table.show, table.say)
+        tried = settle(searcher, points, questions, recall, seconds)
+        best = tried if best is None else _better(tried, best, questions, recall, seconds)
     return _finish(best, points, questions, recall, exactly, table.say)
 
 
@@ -108,15 +106,25 @@ def retune(
     questions: Questions,
     recall: float,
     stream: TextIO | None = None,
+    *,
+    seconds: float = SECONDS,
 ) -> Curve:
     """Finds the fastest leaves and candidates that reach the recall on one build.
+
+    Args:
+        searcher: of the build.
+        questions: what it is asked.
+        recall: the wanted recall@k.
+        stream: where the table goes, line by line; None shows nothing.
+        seconds: how long settings are measured; see `measuring.measure`.
 
     Raises:
         ValueError: if none does, with the highest recall.
     """
     table = _Table(stream)
-    points = [questions.exact_point(), *measure(searcher, questions, recall, table.show)]
-    chosen = settle(searcher, points, questions, recall).point
+    measured = measure(searcher, questions, recall, seconds, table.show, table.say)
+    points = [questions.exact_point(), *measured]
+    chosen = settle(searcher, points, questions, recall, seconds).point
     if not reaches(chosen, recall):
         raise ValueError(
             f"expected a build that reaches recall {recall} (build again for it). "
@@ -133,67 +141,12 @@ class Setting:
     point: Point
 
 
-def measure(
-    searcher: ScannSearcher, questions: Questions, wanted: float, show: Callable[[Point], None]
-) -> list[Point]:
-    """Measures one build with more and more leaves and candidates.
-
-    It ends where more leaves gain nothing, cost three times as much as the fastest setting that
-    reaches the recall, or as much as exact search.
-    """
-    points: list[Point] = []
-    # Of few vectors ScaNN is only searched where that is asked for, and all settings are quick.
-    most = questions.seconds if len(searcher.vectors) >= WORTH_FROM else math.inf
-    highest = [0.0]
-    for leaves in _ladder(searcher, questions.k):
-        row = list(_measure_candidates(searcher, questions, leaves, most))
-        for point in row:
-            points.append(point)
-            show(point)
-            if reaches(point, wanted):
-                most = min(most, 3 * point.seconds)
-        highest.append(max(highest[-1], *(point.recall for point in row)))
-        gained = highest[-1] - highest[max(0, len(highest) - 1 - _RUNGS)]
-        if gained < _LEAST_GAIN or min(p.seconds for p in row) > most:
-            break
-    return points
-
-
-def _measure_candidates(
-    searcher: ScannSearcher, questions: Questions, leaves: int, most: float
-) -> Iterator[Point]:
-    """Yields the measurements of a number of leaves with more and more candidates."""
-    before = -1.0
-    for candidates in CANDIDATES:
-        parameters = dataclasses.replace(
-            searcher.parameters, leaves_to_search=leaves, candidates=candidates
-        )
-        point = questions.measure(searcher.with_parameters(parameters), parameters)
-        yield point
-        if point.recall < before + _LEAST_GAIN or point.seconds > most:
-            return
-        before = point.recall
-
-
-def _ladder(searcher: ScannSearcher, k: int) -> list[int]:
-    """Returns numbers of leaves, each about a fifth more than the one before.
-
-    The first holds twice what is asked of ScaNN on average, as queries whose leaves hold less cost
-    an exact search; where rows are removed, about 1.5 k + 16 are asked for.
-    """
-    leaves = searcher.parameters.leaves
-    first = min(leaves, math.ceil((3 * k + 32) * leaves / len(searcher.vectors)))
-    steps = range(math.ceil(math.log(leaves / first, 1.2)) + 1)
-    return sorted({min(leaves, round(first * 1.2**step)) for step in steps})
-
-
-def reaches(point: Point, wanted: float) -> bool:
-    """Whether a measured recall, less its standard error, is the wanted one."""
-    return point.recall - point.error >= wanted
-
-
 def settle(
-    searcher: ScannSearcher, points: Sequence[Point], questions: Questions, wanted: float
+    searcher: ScannSearcher,
+    points: Sequence[Point],
+    questions: Questions,
+    wanted: float,
+    seconds: float = SECONDS,
 ) -> Setting:
     """Returns the fastest setting of a build that reaches the recall, else the most accurate.
 
@@ -211,25 +164,29 @@ def settle(
         point = max(own, key=lambda point: point.recall)
         return Setting(searcher.with_parameters(point.parameters), point)
     finalists = [Setting(searcher.with_parameters(p.parameters), p) for p in fit[:_FINALISTS]]
-    return min(_again(finalists, questions), key=lambda setting: setting.point.seconds)
+    return min(_again(finalists, questions, seconds), key=lambda setting: setting.point.seconds)
 
 
-def _again(settings: Sequence[Setting], questions: Questions) -> list[Setting]:
+def _again(settings: Sequence[Setting], questions: Questions, seconds: float) -> list[Setting]:
     """Measures the time of some settings again, in turn; returns them with the medians."""
-    passes = [[questions.ask(s.searcher)[1] for s in settings] for _ in range(_PASSES)]
-    medians = np.median(passes, axis=0).tolist()
+    one = sum(setting.point.seconds for setting in settings) * len(questions.queries)
+    passes = max(1, int(min(_PASSES, _AGAIN * seconds / one)))
+    times = [[questions.ask(s.searcher)[1] for s in settings] for _ in range(passes)]
+    medians = np.median(times, axis=0).tolist()
     return [
-        dataclasses.replace(s, point=dataclasses.replace(s.point, seconds=seconds))
-        for s, seconds in zip(settings, medians, strict=True)
+        dataclasses.replace(s, point=dataclasses.replace(s.point, seconds=median))
+        for s, median in zip(settings, medians, strict=True)
     ]
 
 
-def _better(tried: Setting, best: Setting, questions: Questions, wanted: float) -> Setting:
+def _better(
+    tried: Setting, best: Setting, questions: Questions, wanted: float, seconds: float
+) -> Setting:
     if reaches(tried.point, wanted) != reaches(best.point, wanted):
         return tried if reaches(tried.point, wanted) else best
     if not reaches(best.point, wanted):
         return tried if tried.point.recall > best.point.recall else best
-    tried, best = _again([tried, best], questions)
+    tried, best = _again([tried, best], questions, seconds)
     return tried if tried.point.seconds < best.point.seconds else best
 
 
