@@ -29,16 +29,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--backbone", required=True, choices=able, metavar="NAME", help=str(able))
     parser.add_argument("--input", required=True, help=".safetensors or .npz")
     parser.add_argument("--output", required=True, help=f"file, {SUFFIX}")
+    parser.add_argument("--width", type=float, help="multiplier, where the module is no standard")
+    parser.add_argument("--depth", type=float, help="multiplier, where the module is no standard")
     return parser.parse_args(argv)
 
 
-def convert(backbone: str, source: str, target: str) -> int:
+def convert(backbone: str, source: str, target: str, **sizes) -> int:
     """Writes the weights of a PyTorch module as those of a backbone; the file is whole or absent.
 
     Args:
         backbone: one of `models.backbones.NAMES` with a PyTorch module.
         source: `.safetensors` or `.npz`.
         target: file that ends with ".weights.h5".
+        sizes: width and depth, see `models.backbones.build_backbone`.
 
     Returns:
         The number of parameters.
@@ -49,7 +52,7 @@ def convert(backbone: str, source: str, target: str) -> int:
     """
     if not target.endswith(SUFFIX):
         raise ValueError(f"output: expected a name that ends with {SUFFIX}. Received: {target!r}")
-    model = build_backbone(backbone, weights=source)
+    model = build_backbone(backbone, weights=source, **sizes)
     partial = target.removesuffix(SUFFIX) + f".partial{SUFFIX}"  # Keras wants this suffix
     try:
         model.save_weights(partial)
@@ -63,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; 1 where the weights do not fit."""
     args = parse_args(argv)
     try:
-        count = convert(args.backbone, args.input, args.output)
+        sizes = {"width": args.width, "depth": args.depth}
+        count = convert(args.backbone, args.input, args.output, **sizes)
     except (OSError, ValueError) as error:
         print(f"convert_weights: {error}", file=sys.stderr)
         return 1

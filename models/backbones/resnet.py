@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers, ops
 
-from models.backbones import units
+from models.backbones import residual, units
 
 EXPANSION = 4
 REDUCTION = 16
@@ -81,8 +81,7 @@ def build_resnet(
         raise ValueError(f"last_stride: expected 1 or 2. Received: {last_stride!r}")
     kind = _Block(groups, base_width, squeeze, scales, ibn)
     images = keras.Input((None, None, 3))
-    x = units.convolution(images, stem, 7, stride=2, name="conv1")
-    x = _relu(units.normalize(x, name="bn1"), "relu")
+    x = residual.normalized(images, stem, 7, names=("conv1", "bn1"), stride=2)
     x = layers.ZeroPadding2D(1, name="maxpool.padding")(x)  # nothing is below 0
     x = layers.MaxPooling2D(3, 2, name="maxpool")(x)
     strides = (1, 2, 2, last_stride)
@@ -99,38 +98,41 @@ def _bottleneck(tensor, width: int, stride: int, kind: _Block, path: str):
     is_first = stride > 1 or tensor.shape[-1] != EXPANSION * width
     x = units.convolution(tensor, inner * kind.scales, 1, name=f"{path}.conv1")
     x = (_instance_batch if kind.ibn else units.normalize)(x, name=f"{path}.bn1")
-    x = _relu(x, f"{path}.relu1")
+    x = layers.Activation("relu", name=f"{path}.bn1.relu")(x)
     if kind.scales > 1:
-        x = _hierarchical(x, kind.scales, stride, is_first, path)
+        x = _hierarchical(x, kind, stride, is_first, path)
     else:
-        x = units.convolution(x, inner, 3, stride=stride, groups=kind.groups, name=f"{path}.conv2")
-        x = _relu(units.normalize(x, name=f"{path}.bn2"), f"{path}.relu2")
-    x = units.convolution(x, EXPANSION * width, 1, name=f"{path}.conv3")
-    x = units.normalize(x, name=f"{path}.bn3")
+        names, options = _names(path, 2), {"stride": stride, "groups": kind.groups}
+        x = residual.normalized(x, inner, 3, names=names, **options)
+    x = residual.normalized(x, EXPANSION * width, 1, names=_names(path, 3), relu=False)
     if kind.squeeze:
         x = _squeeze_excite(x, f"{path}.se")
     if is_first:
-        tensor = units.convolution(
-            tensor, EXPANSION * width, 1, stride=stride, name=f"{path}.downsample.0"
+        names = f"{path}.downsample.0", f"{path}.downsample.1"
+        tensor = residual.normalized(
+            tensor, EXPANSION * width, 1, names=names, relu=False, stride=stride
         )
-        tensor = units.normalize(tensor, name=f"{path}.downsample.1")
-    return _relu(layers.Add(name=f"{path}.add")([x, tensor]), f"{path}.relu3")
+    return residual.add([x, tensor], path)
 
 
-def _hierarchical(tensor, scales: int, stride: int, is_first: bool, path: str):
+def _names(path: str, number: int) -> tuple[str, str]:
+    return f"{path}.conv{number}", f"{path}.bn{number}"
+
+
+def _hierarchical(tensor, kind: _Block, stride: int, is_first: bool, path: str):
     """Res2Net's 3 × 3 convolutions: each part is added to the result of the part before.
 
     In the first block of a stage the parts stay apart, and the last one is averaged.
     """
-    parts = ops.split(tensor, scales, axis=-1)
+    parts = ops.split(tensor, kind.scales, axis=-1)
+    options = {"stride": stride, "groups": kind.groups}
     done = []
     for i, part in enumerate(parts[:-1]):
         x = part
         if done and not is_first:
             x = layers.Add(name=f"{path}.add{i}")([done[-1], x])
-        x = units.convolution(x, part.shape[-1], 3, stride=stride, name=f"{path}.convs.{i}")
-        x = units.normalize(x, name=f"{path}.bns.{i}")
-        done.append(_relu(x, f"{path}.bns.{i}.relu"))
+        names = f"{path}.convs.{i}", f"{path}.bns.{i}"
+        done.append(residual.normalized(x, part.shape[-1], 3, names=names, **options))
     last = parts[-1]
     if is_first:  # PyTorch counts the padding
         last = layers.ZeroPadding2D(1, name=f"{path}.pool.padding")(last)
@@ -156,7 +158,3 @@ def _squeeze_excite(tensor, path: str):
     )
     gate = layers.Conv2D(channels, 1, activation="sigmoid", name=f"{path}.fc2")(gate)
     return layers.Multiply(name=f"{path}.product")([tensor, gate])
-
-
-def _relu(tensor, name: str):
-    return layers.Activation("relu", name=name)(tensor)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 
-from models.backbones import applications, conversion, efficientnets
+from models.backbones import applications, conversion, dla, efficientnets, fishnet, hrnet
 from models.backbones.resnet import build_resnet
 from models.backbones.vit import build_vit
 
@@ -143,35 +143,30 @@ def _scaled(size: int, factor: float | None, step: int = 1) -> int:
     return size if factor is None else max(step, round(size * factor / step) * step)
 
 
-def _build_hrnet(width: int, *, weights: None) -> keras.Model:
-    from models.backbones.hrnet import build_hrnet
-
-    return build_hrnet(width)
-
-
-def _build_dla102x(*, weights: None) -> keras.Model:
-    from models.backbones.dla import build_dla102x
-
-    return build_dla102x()
-
-
-def _build_fishnet99(*, weights: None) -> keras.Model:
-    from models.backbones.fishnet import build_fishnet99
-
-    return build_fishnet99()
-
-
 def _others() -> dict[str, Backbone]:
     hrnets = {
         f"hrnet-w{width}": Backbone(
-            functools.partial(_build_hrnet, width), count, torch=f"timm hrnet_w{width}"
+            functools.partial(_without_weights, hrnet.build_hrnet, width),
+            count,
+            torch=f"timm hrnet_w{width}",
+            ignore=hrnet.IGNORED,
         )
         for width, count in ((18, 21299004), (30, 37712220))
     }
     return {
         **hrnets,
-        "dla102x": Backbone(_build_dla102x, 26309272, torch="timm dla102x"),
-        "fishnet99": Backbone(_build_fishnet99, 16628904, torch="FishNet fishnet99"),
+        "dla102x": Backbone(
+            functools.partial(_without_weights, dla.build_dla102x),
+            26309272,
+            torch="timm dla102x",
+            ignore=dla.IGNORED,
+        ),
+        "fishnet99": Backbone(
+            functools.partial(_without_weights, fishnet.build_fishnet99),
+            16628904,
+            torch="FishNet fishnet99",
+            ignore=fishnet.IGNORED,
+        ),
         "vit-b16": Backbone(
             _build_vit,
             86567656,
@@ -180,6 +175,10 @@ def _others() -> dict[str, Backbone]:
             normalization=HALF,
         ),
     }
+
+
+def _without_weights(build: Callable, *args, weights: None) -> keras.Model:
+    return build(*args)
 
 
 TABLE = {**_efficientnets(), **_applications(), **_residual(), **_others()}
