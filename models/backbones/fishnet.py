@@ -69,24 +69,28 @@ def fish_net(
         features.append(layers.MaxPooling2D(2, name=f"fish.fish.{i}.pool")(x))
     features.append(_neck(features[-1], channels[TAIL + 1], blocks[TAIL], f"fish.fish.{TAIL}"))
     for i in range(TAIL + 1, TAIL + 1 + BODY + HEAD):
-        body = i <= TAIL + BODY
-        # The map that is as fine as this stage's result: of the tail for the body, then the body's.
-        source = 2 * TAIL - i if body else 2 * (TAIL + BODY) + 1 - i
-        path = f"fish.fish.{i}"
-        x = _blocks(
-            features[-1],
-            channels[i + 1],
-            blocks[i],
-            f"{path}.0",
-            dilation=2 ** (i - TAIL - 1) if body else 1,
-            refine=body,
-        )
-        sampling = layers.UpSampling2D if body else layers.MaxPooling2D  # nearest
-        x = sampling(2, name=f"{path}.2")(x)
-        y = features[source]
-        y = _blocks(y, y.shape[-1], transfers[i - TAIL - 1], f"{path}.1")
-        features.append(layers.Concatenate(name=f"{path}.concatenate")([x, y]))
-    return keras.Model(images, _squeeze(features[-1], f"{path}.3"), name=name)
+        features.append(_refine(features, channels[i + 1], blocks[i], transfers[i - TAIL - 1]))
+    return keras.Model(images, _squeeze(features[-1], f"fish.fish.{i}.3"), name=name)
+
+
+def _refine(features, filters, blocks, transfers):
+    """Goes up or down once more, and joins an earlier map of that resolution."""
+    i = len(features) - 1  # number of the stage
+    path, number = f"fish.fish.{i}", i - TAIL - 1
+    body = number < BODY
+    x = _blocks(
+        features[-1],
+        filters,
+        blocks,
+        f"{path}.0",
+        dilation=2**number if body else 1,
+        refine=body,
+    )
+    x = (layers.UpSampling2D if body else layers.MaxPooling2D)(2, name=f"{path}.2")(x)  # nearest
+    # The body goes up past the maps of the tail, the head down past those of the body.
+    earlier = features[TAIL - 1 - number] if body else features[2 * (TAIL + BODY) + 1 - i]
+    y = _blocks(earlier, earlier.shape[-1], transfers, f"{path}.1")
+    return layers.Concatenate(name=f"{path}.concatenate")([x, y])
 
 
 def _stem(images, channels):
