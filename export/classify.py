@@ -32,6 +32,7 @@ from export.images import Source
 from export.parts import Decoded, decoded
 from export.savedmodel import members_of, square_of
 from export.views import parse
+from input_pipeline import ops
 from progress import Progress, ordered_map
 from recipes import layout
 
@@ -180,7 +181,7 @@ def make_classifier(args: argparse.Namespace) -> tuple[Classifier, tuple[str, ..
         members.append(
             Member(
                 layout.model_path(workdir, member.name, stage.number),
-                square_of(member, stage, args.image_size),
+                square_of(member, stage, args.image_size, args.fit),
                 scale,
                 parse(args.views),
                 member.weight,
@@ -210,6 +211,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--member", help="one member (default: the average of all)")
     add("--stage", type=int, help="after this stage (default: the last)")
     add("--image-size", type=int, help="pixels (default: the stage's)")
+    add(
+        "--fit",
+        choices=ops.FITS,
+        default="stretch",
+        help="how an image becomes a square (default: %(default)s)",
+    )
     add("--views", default="plain", help="as in export/savedmodel.py (default: %(default)s)")
     add("--scale", type=float, help="of the softmax (default: the last one in the training's log)")
     add("--classes", metavar="DIR", help="shards of the training (default: --data)")

@@ -211,10 +211,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--stage", type=int, help="after this stage (default: the last)")
     add("--image-size", type=int, help="pixels (default: the stage's)")
     add(
+        "--fit",
+        choices=ops.FITS,
+        default="stretch",
+        help="how an image becomes a square (default: %(default)s)",
+    )
+    add(
         "--views",
         default="plain",
         help="what a network is shown of an image: plain, flips, horizontal_flip, "
-        "ten_crop:crop=PIXELS or multi_scale:scales=(0.7071,1,1.4142) (default: %(default)s)",
+        "center_crop:crop=PIXELS, ten_crop:crop=PIXELS or multi_scale:scales=(0.7071,1,1.4142) "
+        "(default: %(default)s)",
     )
     add(
         "--weights-dtype",
@@ -241,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
         pairs = members_of(recipe, args.member, args.stage)
         info = save(
             [layout.model_path(workdir, member.name, stage.number) for member, stage in pairs],
-            [square_of(member, stage, args.image_size) for member, stage in pairs],
+            [square_of(member, stage, args.image_size, args.fit) for member, stage in pairs],
             args.output,
             weights=None if args.member else [member.weight for member, _ in pairs],
             views=[args.views] * len(pairs),
@@ -258,10 +265,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def square_of(member, stage, image_size: int | None) -> ops.Square:
+def square_of(member, stage, image_size: int | None, fit: str) -> ops.Square:
     """Returns the resize of a member after a stage."""
     size = image_size or stage.export_size or stage.image_size
-    return ops.Square(size, member.model.antialias)
+    return ops.Square(size, member.model.antialias, fit)
 
 
 def _summary(output: str, pairs: Sequence[tuple], info: dict) -> str:
@@ -279,8 +286,8 @@ def _summary(output: str, pairs: Sequence[tuple], info: dict) -> str:
     ]
     if "cosine_to_float32" in info:
         lines.append(
-            f"least cosine to the descriptors of float32, over {LOSS_IMAGES} random images: "
-            f"{info['cosine_to_float32']:.7f}"
+            f"1 - cosine to the descriptors of float32: {1 - info['cosine_to_float32']:.1e} at "
+            f"most, over {LOSS_IMAGES} random images"
         )
     return "\n".join(lines)
 

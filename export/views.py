@@ -1,7 +1,8 @@
 """Views: the pictures that are made of one image at test time, and how their outputs become one.
 
 A text names them, in a recipe, on the command line and in `waymark.json`: "plain", "flips",
-"horizontal_flip", "ten_crop:crop=736", "multi_scale:scales=(0.7071,1,1.4142),combine=max".
+"horizontal_flip", "center_crop:crop=448", "ten_crop:crop=736",
+"multi_scale:scales=(0.7071,1,1.4142),combine=max".
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ class Views:
 
     Attributes:
         name: key of `VIEWS`.
-        crop: of "ten_crop": side of the crops, pixels.
+        crop: of "center_crop" and "ten_crop": side of the crops, pixels.
         scales: of "multi_scale".
         combine: "mean" or "max", element by element, over the embeddings of the views; the
             descriptor is that, L2-normalised.
@@ -93,7 +94,9 @@ class Views:
             return network(_cut(images, window, side))
 
         spec = tf.TensorSpec((images.shape[0], size), tf.float32)
-        return tf.map_fn(output, tf.constant(table), spec, parallel_iterations=1)
+        return tf.map_fn(
+            output, tf.constant(table), fn_output_signature=spec, parallel_iterations=1
+        )
 
     def combined(self, embeddings: tf.Tensor) -> tf.Tensor:
         """Joins the views' embeddings `(V, B, D)` to unit descriptors `(B, D)`, float32."""
@@ -104,10 +107,12 @@ class Views:
 
     def _windows(self, size: int) -> tuple[int, list[tuple[int, int, bool, bool]]]:
         """Returns the side of the views, and of each: top, left, flipped down, flipped over."""
-        if self.name == "ten_crop":
+        if self.crop is not None:
             free = size - self.crop
-            middle = free // 2
-            corners = [(0, 0), (0, free), (free, 0), (free, free), (middle, middle)]
+            middle = (free // 2, free // 2)
+            if self.name == "center_crop":
+                return self.crop, [(*middle, 0, 0)]
+            corners = [(0, 0), (0, free), (free, 0), (free, free), middle]
             return self.crop, [(*corner, 0, flip) for flip in (0, 1) for corner in corners]
         flips = [(0, 0), (0, 1)] if self.name == "horizontal_flip" else _ALL_FLIPS
         return size, [(0, 0, *flip) for flip in flips]
@@ -126,6 +131,11 @@ def flips(combine: str = "max", normalize: bool = False) -> Views:
 def horizontal_flip(combine: str = "mean", normalize: bool = True) -> Views:
     """The image and its mirror."""
     return Views("horizontal_flip", combine=combine, normalize=normalize)
+
+
+def center_crop(crop: int) -> Views:
+    """The middle of the image, `crop` pixels wide."""
+    return Views("center_crop", crop=crop)
 
 
 def ten_crop(crop: int, combine: str = "mean", normalize: bool = True) -> Views:
@@ -154,6 +164,7 @@ VIEWS: dict[str, Callable[..., Views]] = {
     "plain": plain,
     "flips": flips,
     "horizontal_flip": horizontal_flip,
+    "center_crop": center_crop,
     "ten_crop": ten_crop,
     "multi_scale": multi_scale,
 }

@@ -3,6 +3,7 @@
 import json
 
 import keras
+import networks
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -87,10 +88,12 @@ def test_batched_signatures_agree_with_the_single_one(exported, photographs):
         np.testing.assert_allclose(batch, np.stack(single), atol=1e-5)
 
 
-def test_info_names_what_decides_the_descriptor(exported, members, tmp_path):
-    info = json.loads((exported / "single" / "waymark.json").read_text())
+def test_info_names_what_decides_the_descriptor(tmp_path_factory, tmp_path):
+    members = networks.save_members(tmp_path_factory.mktemp("small"))
+    savedmodel.save(members[:1], SQUARES[:1], str(tmp_path / "a"))
+    info = json.loads((tmp_path / "a" / "waymark.json").read_text())
     assert (info["dimension"], info["weights"]) == (16, [1.0])
-    assert info["squares"] == [{"size": 32, "antialias": False}]
+    assert info["squares"] == [{"size": 32, "antialias": False, "fit": "stretch"}]
     same = savedmodel.save(members[:1], SQUARES[:1], str(tmp_path / "a"))
     assert same["model_digest"] == info["model_digest"]
     for other in ((members[1:], SQUARES[:1]), (members[:1], SQUARES[1:])):

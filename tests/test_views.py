@@ -20,6 +20,7 @@ TEXTS = [
     "flips",
     "flips:combine=mean,normalize=True",
     "horizontal_flip",
+    "center_crop:crop=25",
     "ten_crop:crop=27",
     "multi_scale",
     "multi_scale:scales=(0.5,1),combine=max",
@@ -38,6 +39,8 @@ def views_by_hand(text, image):
     name = text.split(":")[0]
     if name == "ten_crop":
         return list(crops.ten_crop(27, 27)({"image": tf.constant(square)})["image"].numpy())
+    if name == "center_crop":
+        return [square[3:28, 3:28]]
     if name == "multi_scale":
         sides = (16, 32) if "0.5" in text else (23, 32, 45)
         return [ops.Square(side, antialias=True)(image).numpy() for side in sides]
@@ -79,6 +82,33 @@ def test_every_signature_gives_what_the_views_give_by_hand(text, members, photog
     np.testing.assert_allclose(found["resized"](**resized)[name], expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_image_that_is_no_square(fit, members, photographs, tmp_path):
+    """21 × 30 pixels: the middle 21 × 21, or 22 × 32 between black; embed.py takes it over."""
+    square = ops.Square(32, fit=fit)
+    savedmodel.save(members[:1], [square], str(tmp_path / "m"))
+    image = ops.decode_image(tf.constant((photographs / "0-1.jpg").read_bytes()))
+    assert image.shape == (21, 30, 3)
+    if fit == "crop":
+        picture = ops.Square(32)(image[:, 4:25]).numpy()
+    else:
+        picture = np.zeros((32, 32, 3), np.uint8)
+        picture[5:27] = ops.bilinear(image, (22, 32))
+    np.testing.assert_array_equal(square(image), picture)
+    np.testing.assert_array_equal(square(image[tf.newaxis])[0], picture)
+    model = load_model(members[0])
+    bottleneck = keras.Model(model.input, model.get_layer("bottleneck").output)
+    expected = bottleneck(picture[None]).numpy()[0]
+    expected /= np.linalg.norm(expected)
+    signature = tf.saved_model.load(str(tmp_path / "m")).signatures["serving_default"]
+    found = signature(input_image=image)["global_descriptor"]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    source = embed.Tables([str(photographs / "train.csv")])
+    embed.embed(source, str(tmp_path / "m"), str(tmp_path / "e"), stream=None)
+    stored = embeddings.load(str(tmp_path / "e")).vectors[1]
+    np.testing.assert_allclose(stored, expected, atol=2e-6)
+
+
 def test_embed_needs_no_option_and_members_may_differ(members, photographs, tmp_path):
     """Member 1 with flips, member 2 at two scales, one of them the square of member 1."""
     texts = ["flips", "multi_scale:scales=(1,1.5)"]
@@ -96,13 +126,14 @@ def test_embed_needs_no_option_and_members_may_differ(members, photographs, tmp_
 
 def test_views_are_part_of_the_digest(members, tmp_path):
     output = str(tmp_path / "model")
+    texts = ["plain", "flips", "flips:normalize=True"]
     digests = {
         savedmodel.save(members[:1], [SQUARE], output, views=[text])["model_digest"]
-        for text in TEXTS
+        for text in texts
     }
-    assert len(digests) == len(TEXTS)
+    assert len(digests) == 3
     told = json.loads((tmp_path / "model" / "waymark.json").read_text())
-    assert told["views"] == ["multi_scale:scales=(0.5,1),combine=max"]
+    assert told["views"] == ["flips:normalize=True"]
 
 
 @pytest.mark.parametrize("text", TEXTS)
