@@ -5,9 +5,7 @@ The same command, given again after a stop or a crash, goes on where the last ch
 
 import argparse
 import dataclasses
-import functools
 import os
-import random
 import sys
 
 import tensorflow_wheels
@@ -17,36 +15,19 @@ os.environ.update(tensorflow_wheels.environment())  # before TensorFlow is impor
 import keras
 import tensorflow as tf
 
+import assemble
 import recipes
-from input_pipeline import crops, geometry, ops, photometric, pipeline, schema
-from input_pipeline.batch_ids import training_ids
-from models.builder import build_model
-from models.losses import CosineSoftmaxCrossEntropy
-from models.objectives import CosineSoftmaxObjective, Embedder
+from input_pipeline import pipeline, schema
 from recipes import layout
-from recipes.schema import Augmentation, Member, Model, Recipe, Stage
+from recipes.schema import Member, Recipe, Stage
 from recipes.settings import override
-from training import optimizers, profiling, replicas, stages, strategy, tpu
-from training.averaging import WeightAverage
-from training.hand_over import hand_over, headless_model
-from training.hosts import Hosts, distribute
+from training import profiling, stages, strategy, tpu
+from training.hand_over import hand_over
+from training.hosts import Hosts
 from training.plan import Plan
 from training.probes import DeviceError
-from training.sharded_head import Rule, ShardedHead, ShardedObjective
 from training.stop_signal import StoppedError
-from training.trainer import Trainer
 from training.writing import StorageError
-
-# Fields of `recipes.schema.Model` that `build_model` takes.
-NETWORK_FIELDS = (
-    "backbone",
-    "width",
-    "depth",
-    "drop_connect_rate",
-    "weights",
-    "pooling",
-    "embedding_dim",
-)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -93,136 +74,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def augmentation_ops(augmentation: Augmentation) -> dict:
-    """Returns the `crop` and `augmentation` of `pipeline.training_batches`."""
-    crop, chain = None, []
-    if augmentation.crop_area < 1:
-        crop = crops.random_crop(augmentation.crop_area)
-    if augmentation.affine:
-        chain.append(geometry.random_affine(augmentation.affine))
-    if augmentation.flip:
-        chain.append(geometry.random_flip())
-    if augmentation.color:
-        color = augmentation.color
-        chain.append(photometric.color_jitter(color, color, color))
-    return {"crop": crop, "augmentation": chain}
-
-
-def make_optimizer(stage: Stage, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Builds the optimizer of one stage with its schedule."""
-    rate = optimizers.build_schedule(
-        stage.schedule,
-        learning_rate=stage.learning_rate,
-        total_steps=stage.epochs * steps_per_epoch,
-        warmup_steps=int(stage.warmup_epochs * steps_per_epoch),
-        decay=stage.decay,
-        milestones=[max(1, round(epoch * steps_per_epoch)) for epoch in stage.milestones],
-        factor=stage.factor,
-    )
-    return optimizers.build_optimizer(
-        stage.optimizer, rate, momentum=stage.momentum, nesterov=stage.nesterov
-    )
-
-
-def make_average(stage: Stage, steps_per_epoch: int):
-    """Returns what makes the average of the weights that a stage asks for, or None."""
-    if stage.average == "none":
-        return None
-    swa = stage.average == "swa"
-    return functools.partial(
-        WeightAverage,
-        decay=1.0 if swa else stage.ema_decay,
-        first_step=int(stage.average_from * steps_per_epoch),
-        every=steps_per_epoch if swa else 1,
-    )
-
-
-def make_trainer(
-    where, member: Member, stage: Stage, num_classes: int, steps_per_epoch: int
-) -> Trainer:
-    """Builds model, objective and optimizer of one stage under the strategy `where`."""
-    network, head = member.model, None
-    fields = {name: getattr(network, name) for name in NETWORK_FIELDS}
-    if stage.start_from:
-        fields["weights"] = None  # they come from the stage before
-    with where.scope():
-        if network.head == "sharded":
-            model = headless_model(build_model(2, **fields))
-            optimizer = make_optimizer(stage, steps_per_epoch)
-            seed = random.randrange(2**31)  # noqa: S311
-            head = ShardedHead(where, num_classes, network.embedding_dim, optimizer, seed)
-        else:
-            model = build_model(num_classes, **fields)
-        if network.batchnorm == "synchronized":
-            replicas.synchronize_batchnorm(model)
-        return Trainer(
-            where,
-            model,
-            make_objective(network, stage, head),
-            make_optimizer(stage, steps_per_epoch),
-            global_batch_size=stage.batch_size,
-            accumulate=stage.accumulate,
-            clip_norm=stage.clip_norm,
-            weight_decay=stage.weight_decay,
-            coupled_decay=stage.weight_decay_rule == "coupled",
-            make_average=make_average(stage, steps_per_epoch),
-            head=head,
-        )
-
-
-def make_objective(network: Model, stage: Stage, head: ShardedHead | None):
-    """Builds what turns a model's output into the loss, see `models.objectives`."""
-    is_global = network.scale == "adacos_global"
-    scale = "adacos" if is_global else network.scale
-    loss = {"scale": scale, "margin": network.margin, "margin_size": network.margin_size}
-    inside = {
-        "freeze_batchnorm": network.freeze_batchnorm,
-        "rematerialize": stage.rematerialize,
-    }
-    if head is not None:
-        seed = random.randrange(2**31)  # noqa: S311
-        rule = Rule(**loss, sample_rate=network.sample_rate, seed=seed)
-        return ShardedObjective(head, rule, Embedder(**inside))
-    return CosineSoftmaxObjective(
-        CosineSoftmaxCrossEntropy(**loss),
-        gather=replicas.gather if is_global else None,
-        **inside,
-    )
-
-
-def make_inputs(where, images: pipeline.ImageSet, member: Member, stage: Stage, seed: int) -> dict:
-    """Returns what `stages.run_stage` reads: batches, held-out images, pictures and ids."""
-    square = ops.Square(stage.image_size, member.model.antialias)
-    size = {"square": square, "batch_size": stage.batch_size}
-    training = functools.partial(
-        pipeline.training_batches,
-        images,
-        **size,
-        seed=seed,
-        noisy_weight=stage.noisy_weight,
-        **augmentation_ops(stage.augmentation),
-    )
-
-    def make_batches(first_step: int):
-        return distribute(where, lambda share: training(first_step=first_step, share=share))
-
-    def first_images():
-        return next(iter(training()))[0].numpy()
-
-    validation = None
-    if images.num_validation_images:
-        held_out = functools.partial(pipeline.validation_batches, images, **size)
-        validation = distribute(where, lambda share: held_out(share=share))
-    return {
-        "make_batches": make_batches,
-        "validation": validation,
-        "first_images": first_images,
-        "ids_of": lambda step: training_ids(
-            images, batch_size=stage.batch_size, seed=seed, step=step
-        ),
-    }
-
-
 def make_plan(stage: Stage, steps_per_epoch: int, args) -> Plan:
     """Returns the steps of a stage."""
     return Plan(
@@ -257,12 +108,14 @@ def run_stage(where, recipe: Recipe, member: Member, stage: Stage, args) -> None
     plan = make_plan(stage, steps_per_epoch, args)
     keras.backend.clear_session()  # layers are numbered as if no stage had run in this process
     keras.utils.set_random_seed(seed * 1000 + stage.number)
-    trainer = make_trainer(where, member, stage, images.num_classes, steps_per_epoch)
+    trainer = assemble.make_trainer(
+        where, member, stage, images.num_classes, steps_per_epoch, images.class_counts()
+    )
     if stage.start_from:
         before = layout.model_path(args.workdir, member.name, stage.start_from)
         hand_over(before, trainer, stage.skip_layers)
-    inputs = make_inputs(where, images, member, stage, seed)
-    stages.run_stage(model_path, trainer, plan, **inputs)
+    inputs = assemble.make_inputs(where, images, member, stage, seed)
+    stages.run_stage(model_path, trainer, plan, num_classes=images.num_classes, **inputs)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,7 +4,8 @@
 
 Prints the CPU milliseconds per image, all threads together and all on one core: the median of
 interleaved passes over the same photographs, and the ratio to ours. (Four threads on four hardware
-threads of two cores hinder each other: the same work then takes a fifth more CPU time.) What is not
+threads of two cores hinder each other: the same work then takes a fifth more CPU time.) Each pass
+is a process of its own, since threads that read ahead would work in another's time. What is not
 installed is left out with a sentence.
 
     ours, originals  input_pipeline/pipeline.py from shards of tfrecords_tools/write.py
@@ -28,6 +29,7 @@ import itertools
 import os
 import pathlib
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -48,8 +50,8 @@ from tfrecords_tools.write import write
 SIZE = 512
 BATCH = 32
 REPEATS = 4
-WARM_UP = 100  # batches, in which the buffers fill that tf.data reads ahead
-LEAD_IN = 12  # batches before each measurement, so that it begins and ends with drained queues
+NOT_INSTALLED = 3  # exit code
+WARM_UP = 60  # batches, in which the buffers fill that tf.data reads ahead
 
 Pass = Callable[[], Iterator]
 
@@ -181,36 +183,35 @@ def turbo(images: list[bytes]) -> Pass:
     return batches
 
 
-def make_ways(photos: str, scratch: str) -> dict[str, Pass]:
-    """Returns {name: what begins a pass}, without those whose packages are missing."""
-    paths = sorted(str(path) for path in pathlib.Path(photos).rglob("*.jpg"))
-    shards = {}
+def make_data(photos: str, scratch: str) -> None:
+    """Writes both sets of shards below `scratch`."""
     for name, options in (("originals", {}), ("shrunk", {"max_side": 768, "quality": 92})):
-        shards[name] = os.path.join(scratch, name)
         sources = [f"{number}=folder:{photos}" for number in range(REPEATS)]
-        write(shards[name], sources=sources, validation="none", stream=None, **options)
-    shrunk = list(_encoded(shards["shrunk"]))
-    originals = [pathlib.Path(path).read_bytes() for path in paths]
-    for name, images in (("originals", originals), ("shrunk", shrunk)):
-        print(f"{name}: {len(images)} of {sum(map(len, images)) / len(images) / 1000:.0f} kB")
-    makers = {
-        "ours, originals": lambda: ours(shards["originals"]),
-        "ours, shrunk": lambda: ours(shards["shrunk"]),
-        "ours, unguarded": lambda: unguarded(shards["originals"]),
-        "kernels alone": lambda: kernels(originals),
+        folder = os.path.join(scratch, name)
+        write(folder, sources=sources, validation="none", stream=None, **options)
+
+
+def make_ways(photos: str, scratch: str) -> dict[str, Callable[[], Pass]]:
+    """Returns {name: what makes what begins a pass}."""
+    paths = sorted(str(path) for path in pathlib.Path(photos).rglob("*.jpg"))
+
+    def originals() -> list[bytes]:
+        return [pathlib.Path(path).read_bytes() for path in paths]
+
+    def shards(name: str) -> str:
+        return os.path.join(scratch, name)
+
+    return {
+        "ours, originals": lambda: ours(shards("originals")),
+        "ours, shrunk": lambda: ours(shards("shrunk")),
+        "ours, unguarded": lambda: unguarded(shards("originals")),
+        "kernels alone": lambda: kernels(originals()),
         "torch PIL": lambda: torch_pillow(paths),
         "torch turbo": lambda: torch_turbo(paths),
         "grain PIL": lambda: grain_pillow(paths, scratch),
-        "turbo, originals": lambda: turbo(originals),
-        "turbo, shrunk": lambda: turbo(shrunk),
+        "turbo, originals": lambda: turbo(originals()),
+        "turbo, shrunk": lambda: turbo(list(_encoded(shards("shrunk")))),
     }
-    ways = {}
-    for name, make in makers.items():
-        try:
-            ways[name] = make()
-        except ImportError as error:
-            print(f"{name}: left out, {error.name} is not installed")
-    return ways
 
 
 def _encoded(shards: str) -> Iterator[bytes]:
@@ -220,22 +221,27 @@ def _encoded(shards: str) -> Iterator[bytes]:
             yield feature[schema.ENCODED].bytes_list.value[0]
 
 
-def measure(ways: dict[str, Pass], passes: int, batches: int) -> dict[str, list[float]]:
-    """Returns {way: CPU milliseconds per image of each pass}.
+def measure_one(begin: Pass, batches: int) -> float:
+    """Returns CPU milliseconds per image, with full buffers at the beginning and at the end."""
+    iterator = _endless(begin)
+    _take(iterator, WARM_UP)
+    start = time.process_time()
+    _take(iterator, batches)
+    return 1000 * (time.process_time() - start) / (batches * BATCH)
 
-    Every way goes on where its last pass ended: threads that work ahead are as far ahead at the
-    end of a measurement as at its beginning.
-    """
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    iterators = {name: _endless(begin) for name, begin in ways.items()}
-    for iterator in iterators.values():
-        _take(iterator, WARM_UP)
-    for _ in range(passes):
-        for name, iterator in iterators.items():
-            _take(iterator, LEAD_IN)
-            start = time.process_time()
-            _take(iterator, batches)
-            times[name].append(1000 * (time.process_time() - start) / (batches * BATCH))
+
+def measure(photos: str, scratch: str, passes: int, batches: int) -> dict[str, list[float]]:
+    """Returns {way: CPU milliseconds per image of each pass}."""
+    times: dict[str, list[float]] = {}
+    for name in list(make_ways(photos, scratch)) * passes:
+        command = [sys.executable, __file__, "--photos", photos, "--batches", str(batches)]
+        command += ["--way", name, "--scratch", scratch]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if found.returncode == NOT_INSTALLED:
+            print(f"{name}: left out, {found.stdout.strip()} is not installed")
+            continue
+        found.check_returncode()
+        times.setdefault(name, []).append(float(found.stdout.split()[-1]))
     return times
 
 
@@ -253,21 +259,35 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--photos", help="folder per class of JPEG files (default: made ones)")
     parser.add_argument("--passes", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=16, help=f"of {BATCH} images, each pass")
+    parser.add_argument("--batches", type=int, default=100, help=f"of {BATCH} images, each pass")
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    parser.add_argument("--scratch", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    if args.way:
+        return _print_one(args)
     with tempfile.TemporaryDirectory() as scratch:
         photos = args.photos or os.path.join(scratch, "photos")
         if args.photos is None:
             os.makedirs(photos)
             make_photographs(photos, 256)
-        ways = make_ways(photos, scratch)
-        times = measure(ways, args.passes, args.batches)
+        make_data(photos, scratch)
+        times = measure(photos, scratch, args.passes, args.batches)
     fastest = statistics.median(times["ours, originals"])
     print(f"{'way':<18}{'CPU ms per image':>18}{'least':>8}{'times ours':>12}")
     for name, values in times.items():
         middle = statistics.median(values)
         print(f"{name:<18}{middle:>18.2f}{min(values):>8.2f}{middle / fastest:>12.2f}")
+    return 0
+
+
+def _print_one(args: argparse.Namespace) -> int:
+    try:
+        begin = make_ways(args.photos, args.scratch)[args.way]()
+    except ImportError as error:
+        print(error.name)
+        return NOT_INSTALLED
+    print(measure_one(begin, args.batches))
     return 0
 
 

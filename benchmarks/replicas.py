@@ -90,7 +90,7 @@ def train_case(
     """Returns the weights before and after the steps of one case."""
     import keras
 
-    import train
+    import assemble
 
     member_name, *settings = CASES[case]
     recipe = override(recipes.load("tiny"), settings)
@@ -98,7 +98,7 @@ def train_case(
     stage = dataclasses.replace(recipe.stages[0], batch_size=BATCH, learning_rate=rate)
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
-    trainer = train.make_trainer(strategy, recipe.member(member_name), stage, CLASSES, steps)
+    trainer = assemble.make_trainer(strategy, recipe.member(member_name), stage, CLASSES, steps)
     before = weights_of(trainer)
     workers, replicas = workers_of(strategy)
     batches = strategy.distribute_datasets_from_function(

@@ -30,7 +30,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import train
+import assemble
 from models.heads import CosineSoftmax, adacos_scale
 from models.losses import CosineSoftmaxCrossEntropy
 from models.objectives import CosineSoftmaxObjective
@@ -78,7 +78,7 @@ def head(args) -> Way:
         tf.distribute.get_strategy(),
         keras.Model(inputs, cosines),
         CosineSoftmaxObjective(CosineSoftmaxCrossEntropy()),
-        train.optimizers.build_optimizer("sgd", 1e-3),
+        assemble.optimizers.build_optimizer("sgd", 1e-3),
         global_batch_size=args.batch,
     )
     _, labels, weights = examples(args)
@@ -89,7 +89,7 @@ def head(args) -> Way:
 def _make_trainer(args) -> Trainer:
     stage = Stage(1, "total", args.size, 1, batch_size=args.batch, learning_rate=1e-3)
     member = Member("A", Model("efficientnet-b0", weights=None, embedding_dim=DIMENSION))
-    return train.make_trainer(tf.distribute.get_strategy(), member, stage, args.classes, 1000)
+    return assemble.make_trainer(tf.distribute.get_strategy(), member, stage, args.classes, 1000)
 
 
 def _loop(trainer: Trainer, data: tuple) -> Way:

@@ -84,14 +84,23 @@ class Chain:
     """What happens to a training image.
 
     Attributes:
-        before: ops on the image as decoded.
+        before: what happens to the image as decoded; None for nothing.
         sizing: brings it to S × S pixels.
         after: ops on S × S pixels.
+        name: of the op that brings it to S × S pixels.
     """
 
-    before: tuple[Op, ...]
+    before: Op | None
     sizing: Op
     after: tuple[Op, ...]
+    name: str
+
+    def expect_resize(self, what: str) -> None:
+        """Raises ValueError unless images are plainly resized, which `what` does in its way."""
+        if self.name != "resize":
+            raise ValueError(
+                f"stage.augmentation: expected 'resize' with {what}. Received: {self.name!r}"
+            )
 
 
 def build(texts: Sequence[str], *, size: int, antialias: bool = False) -> Chain:
@@ -114,9 +123,10 @@ def build(texts: Sequence[str], *, size: int, antialias: bool = False) -> Chain:
             f"stage.augmentation: expected exactly one of {', '.join(SIZING)}. "
             f"Received: {tuple(texts)}"
         )
-    made = [op for _, op in found]
+    names, made = zip(*found, strict=True)
     place = places[0]
-    return Chain(tuple(made[:place]), made[place], tuple(made[place + 1 :]))
+    before = ops.chain(*made[:place]) if place > 1 else next(iter(made[:place]), None)
+    return Chain(before, made[place], made[place + 1 :], names[place])
 
 
 def _build(text: str, given: Mapping[str, object]) -> tuple[str, Op]:

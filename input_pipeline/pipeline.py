@@ -64,10 +64,16 @@ class ImageSet:
         """Returns the number of images in each of the training shards."""
         return [shard.images for name in self.splits for shard in self.manifest.splits[name]]
 
-    def labelling(self, noisy_weight: float) -> list[ops.Op]:
+    def class_counts(self) -> np.ndarray:
+        """Returns the `(C,)` int64 numbers of training images of the classes."""
+        clean, noisy = map(np.asarray, (self.manifest.clean_counts, self.manifest.noisy_counts))
+        return clean[clean > 0] if self.data == "clean" else clean + noisy
+
+    def labelling(self, noisy_weight: float, class_weights: bool = True) -> list[ops.Op]:
         """Returns the ops that set `label` and `weight` of a training image."""
-        class_weights = tf.constant(self.class_weights(noisy_weight))
-        return [ops.map_label(self.label_table()), ops.weigh(class_weights, noisy_weight)]
+        weights = self.class_weights(noisy_weight) if class_weights else np.ones(self.num_classes)
+        table = tf.constant(weights, tf.float32)
+        return [ops.map_label(self.label_table()), ops.weigh(table, noisy_weight)]
 
     @property
     def first_label(self) -> int:
@@ -94,6 +100,7 @@ def training_batches(
     seed: int,
     first_step: int = 0,
     noisy_weight: float = 1.0,
+    class_weights: bool = True,
     augmentation: Sequence[ops.Op] = (),
     crop: ops.Op | None = None,
     share: Share | None = None,
@@ -114,6 +121,7 @@ def training_batches(
         seed: of the order and the augmentation.
         first_step: steps already done.
         noisy_weight: loss weight of an image outside the clean set.
+        class_weights: False gives every class the weight 1.
         augmentation: ops on the resized image.
         crop: an op on the image as decoded.
         share: this host's rows of each batch; None for whole batches.
@@ -141,7 +149,8 @@ def training_batches(
         share=share,
     )
     chain = [*([crop] if crop else []), sizing(square, batch_size), *augmentation]
-    return endless_batches(images, records, chain, share.piece_size(batch_size), noisy_weight)
+    chain += images.labelling(noisy_weight, class_weights)
+    return endless_batches(images, records, chain, share.piece_size(batch_size))
 
 
 def endless_batches(
@@ -149,10 +158,8 @@ def endless_batches(
     records: tf.data.Dataset,
     chain: Sequence[ops.Op],
     batch_size: int,
-    noisy_weight: float,
 ) -> tf.data.Dataset:
     """Makes batches of `batch_size` of endless records of a set, see `examples.prepare`."""
-    chain = [*chain, *images.labelling(noisy_weight)]
     prepared = examples.prepare(records, chain, blank_label=images.first_label)
     batches = prepared.batch(batch_size, drop_remainder=True)
     # Hosts that know this need not ask each other before each step whether a batch is left.

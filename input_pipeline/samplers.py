@@ -34,6 +34,7 @@ def chosen_batches(
     seed: int,
     first_step: int = 0,
     noisy_weight: float = 1.0,
+    class_weights: bool = True,
     augmentation: Sequence[ops.Op] = (),
     crop: ops.Op | None = None,
     share: Share | None = None,
@@ -49,6 +50,7 @@ def chosen_batches(
         seed: of the augmentation.
         first_step: steps already done.
         noisy_weight: loss weight of an image outside the clean set.
+        class_weights: False gives every class the weight 1.
         augmentation: ops on the resized image.
         crop: an op on the image as decoded.
         share: this host's rows of each batch; None for whole batches.
@@ -62,8 +64,8 @@ def chosen_batches(
     size = choose.batch_size
     records = chosen_records(images, index, choose, seed=seed, first_step=first_step, share=share)
     chain = [*([crop] if crop else []), sizing(square, size), *augmentation]
-    piece = (share or Share()).piece_size(size)
-    return endless_batches(images, records, chain, piece, noisy_weight)
+    chain += images.labelling(noisy_weight, class_weights)
+    return endless_batches(images, records, chain, (share or Share()).piece_size(size))
 
 
 def choose_buckets(

@@ -1,10 +1,11 @@
 """What a training step computes: from images and labels to the loss, accuracy, scale and cosine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
+from keras import ops
 
-from models import folding
+from models import folding, region_tasks, terms
 from models.cosine_cross_entropy import cosine_cross_entropy
 from models.heads import CosineSoftmax
 from models.losses import CosineSoftmaxCrossEntropy
@@ -97,15 +98,100 @@ class CosineSoftmaxObjective:
 
     def __call__(self, model: keras.Model, images, labels, training: bool) -> dict:
         embeddings = self.embed(model, images, training)  # (B, D)
+        head = head_of(model)
         return cosine_cross_entropy(
             embeddings,
-            head_of(model).centers,
+            head.centers,
             labels,
+            sub_centers=head.sub_centers,
             scale=self.loss.scale,
             margin=self.loss.margin,
             margin_size=self.loss.margin_size,
             gather=self.gather,
         )
+
+
+class SumOfTerms:
+    """Weighted sum of several losses on named outputs, of one replica's batch.
+
+    On held-out images only the terms that classify count, or all where none does.
+
+    Args:
+        parts: the terms; accuracy, scale and target cosine are those of the first that classifies.
+        freeze_batchnorm: run the network in inference mode while it trains.
+        gather: `(b, …)` → `(R·b, …)` over the replicas.
+        replica_id: returns this replica's number, `()` int32.
+
+    Call arguments, returns:
+        See `CosineSoftmaxObjective`; the model is one of `builder.build_model` with the layers of
+        the terms. Without a term that classifies "correct" says whether the nearest other image
+        of the replica's batch is of the same class, and the target cosine is that to it.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[terms.Term],
+        *,
+        freeze_batchnorm: bool = False,
+        gather: Callable | None = None,
+        replica_id: Callable | None = None,
+    ):
+        self.parts = list(parts)
+        self.freeze_batchnorm = freeze_batchnorm
+        self.gather = gather
+        self.replica_id = replica_id
+
+    def __call__(self, model: keras.Model, images, labels, training: bool) -> dict:
+        shuffle = next((p for p in self.parts if isinstance(p, terms.RegionTerm)), None)
+        sources = None
+        if shuffle and training:
+            images, sources = shuffle.shuffle(model, images)  # (2b, S, S, 3)
+        values = self._values(model, images, training)
+        batch = terms.Batch(
+            model,
+            values,
+            labels if sources is None else ops.concatenate([labels, labels]),
+            training,
+            gather=self.gather,
+            replica_id=self.replica_id() if self.replica_id else None,
+            sources=sources,
+        )
+        counted = [part for part in self.parts if training or part.classifies] or self.parts
+        found = [(part, part(batch)) for part in counted]
+        losses = [part.weight * _per_image(result["loss"], labels) for part, result in found]
+        first = next((result for part, result in found if part.classifies), None)
+        told = first or _nearest_in_batch(values[self.parts[0].on], batch.labels)
+        size = labels.shape[0]
+        return {
+            "loss": sum(losses[1:], losses[0]),
+            "correct": told["correct"][:size],
+            "scale": told["scale"],
+            "target_cosine": told["target_cosine"][:size],
+        }
+
+    def _values(self, model: keras.Model, images, training: bool) -> dict:
+        symbolic = model.output
+        if not isinstance(symbolic, dict):
+            symbolic = {terms.BOTTLENECK: model.get_layer(terms.BOTTLENECK).output}
+        wanted = {part.on: symbolic[part.on] for part in self.parts}
+        run = keras.Model(model.input, wanted)
+        return run(images, training=training and not self.freeze_batchnorm)
+
+
+def _per_image(losses, labels):
+    """Takes the mean over an image and its copy, where there are copies."""
+    return losses if losses.shape == labels.shape else region_tasks.mean_of_pairs(losses)
+
+
+def _nearest_in_batch(embeddings, labels) -> dict:
+    unit = ops.normalize(ops.cast(embeddings, "float32"), axis=1)
+    cosines = ops.matmul(unit, ops.transpose(unit)) - 3.0 * ops.eye(unit.shape[0])  # (b, b)
+    found = ops.take(labels, ops.argmax(cosines, axis=1))
+    return {
+        "correct": ops.cast(ops.equal(found, labels), "float32"),
+        "scale": ops.ones(()),
+        "target_cosine": ops.max(cosines, axis=1),
+    }
 
 
 def head_of(model: keras.Model) -> CosineSoftmax | None:

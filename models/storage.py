@@ -4,7 +4,7 @@ import pathlib
 
 import keras
 
-from models import backbones, heads, pooling  # noqa: F401  (register their classes with Keras)
+from models import backbones, necks, terms  # noqa: F401  (register their classes with Keras)
 
 
 def load_model(path: str) -> keras.Model:

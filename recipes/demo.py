@@ -6,7 +6,7 @@ Hardware: 2 to 4 CPU cores.
 
 import dataclasses
 
-from recipes.schema import Augmentation, Member, Model, Recipe, Stage
+from recipes.schema import Member, Model, Recipe, Stage
 
 NETWORK = Model(
     backbone="efficientnet",
@@ -29,7 +29,12 @@ STAGE_1 = Stage(
     weight_decay=1e-2,
     schedule="cosine",
     warmup_epochs=1.0,
-    augmentation=Augmentation(crop_area=0.6, color=0.15),
+    augmentation=(
+        "random_crop:smallest_area=0.6",
+        "resize",
+        "random_flip",
+        "color_jitter:brightness=0.15,contrast=0.15,saturation=0.15",
+    ),
 )
 # The total set has more classes, so bottleneck and head are new; its labels are noisier.
 STAGE_2 = dataclasses.replace(

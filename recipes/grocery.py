@@ -7,7 +7,7 @@ Command: python end_to_end.py --recipe grocery --source FOLDER_WITH_THE_TABLES
 
 import dataclasses
 
-from recipes.schema import Augmentation, Member, Model, Recipe, Stage
+from recipes.schema import Member, Model, Recipe, Stage
 
 NETWORK = Model(
     backbone="efficientnet",
@@ -33,7 +33,12 @@ STAGE_1 = Stage(
     weight_decay=1e-2,
     schedule="cosine",
     warmup_epochs=2.5,
-    augmentation=Augmentation(crop_area=0.4, color=0.2),
+    augmentation=(
+        "random_crop:smallest_area=0.4",
+        "resize",
+        "random_flip",
+        "color_jitter:brightness=0.2,contrast=0.2,saturation=0.2",
+    ),
 )
 STAGE_2 = dataclasses.replace(STAGE_1, number=2, image_size=96, epochs=15, start_from=1)
 STAGE_3 = dataclasses.replace(

@@ -7,7 +7,7 @@ Command: python end_to_end.py --recipe omniglot --source FOLDER_WITH_THE_TABLES
 
 import dataclasses
 
-from recipes.schema import Augmentation, Member, Model, Recipe, Stage
+from recipes.schema import Member, Model, Recipe, Stage
 
 NETWORK = Model(
     backbone="efficientnet",
@@ -34,7 +34,7 @@ STAGE_1 = Stage(
     schedule="cosine",
     warmup_epochs=2.0,
     # A mirrored character is another character.
-    augmentation=Augmentation(flip=False, affine=0.25),
+    augmentation=("resize", "random_affine:strength=0.25"),
 )
 STAGE_2 = dataclasses.replace(STAGE_1, number=2, image_size=48, epochs=25, start_from=1)
 STAGE_3 = dataclasses.replace(STAGE_1, number=3, image_size=64, epochs=15, start_from=2)

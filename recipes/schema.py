@@ -7,11 +7,12 @@ a second and not the first hour of a training.
 import dataclasses
 
 SCALES = ("adacos", "adacos_global", "adacos_fixed")
-BACKBONES = tuple(f"efficientnet-b{i}" for i in range(8))
+COSINE = "cosine"
 CHOICES = {
-    "pooling": ("gap", "gem"),
-    "margin": ("none", "arcface", "cosface"),
+    "pooling": ("gap", "spoc", "mac", "rmac", "gem", "gem_fixed", "gem_channel"),
+    "margin": ("none", "arcface", "cosface", "sphereface", "dynamic"),
     "data": ("clean", "total"),
+    "batches": ("shuffled", "classes", "balanced", "buckets"),
     "optimizer": ("sgd", "adam", "adamw", "lamb"),
     "schedule": ("constant", "inverse_time", "cosine", "step"),
     "weight_decay_rule": ("decoupled", "coupled"),
@@ -39,26 +40,34 @@ def _check_positive(table: object, *names: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """One member's network: image → backbone → pooling → bottleneck → cosine softmax.
+    """One member's network and what it is trained for: image → backbone → neck → losses.
 
     Attributes:
-        backbone: "efficientnet-b0" … "efficientnet-b7", or "efficientnet" with `width` and
-            `depth` of one's own.
-        width, depth: multipliers of B0's channels and repeats; only with "efficientnet".
+        backbone: a name of `models.backbones`; "efficientnet" alone needs `width` and `depth`.
+        width, depth: multipliers of channels and repeats, for backbones that have them.
+        last_stride: 1 leaves the last feature map of a ResNet twice as large.
         drop_connect_rate: stochastic depth of the backbone.
         weights: "imagenet", "noisy-student", a weights file of the backbone, or None.
-        pooling: "gap" (mean) or "gem" (generalized mean, trainable p from 3).
+        pooling: "gap" (mean), "gem" (generalized mean, trainable p from 3), "mac" (maximum), …
+        neck: from the feature map to the embedding, a text with the name and options of
+            `models.necks`: "dense_swish", "linear_bn", "cgd:descriptors=SMG", ….
+        losses: what is summed, texts with names and options of `assemble.LOSSES`. "cosine" is the
+            cosine softmax with the fields below; "triplet:on=local,margin=2.0,weight=0.5" takes
+            an output of the neck.
         antialias: the square resize smooths first, so that fine patterns of large photographs do
             not turn into noise in small inputs; the winner's plain one (512 px and up) does not.
-        embedding_dim: size D of the bottleneck, Dense(D, swish).
+        embedding_dim: size D of the embedding.
         freeze_batchnorm: BatchNorm uses and keeps its stored statistics and stochastic depth is
             off, as in the winner's training step; gamma and beta still train.
         batchnorm: where it trains: "replica" takes its statistics over the images of one
             replica, "synchronized" over the global batch.
-        margin, margin_size: "none"; "arcface" (radians); "cosface" (cosine).
+        margin, margin_size: "none"; "arcface" (radians); "cosface" (cosine); "sphereface" (factor
+            of the angle); "dynamic" is ArcFace with `margin_size` radians for a class of one image
+            and less for larger ones (arXiv:2010.05350).
         scale: "adacos" (dynamic, of the replica's own images), "adacos_global" (the same of the
             global batch, whatever the number of replicas), "adacos_fixed" (√2·ln(C − 1)), or a
             number.
+        sub_centers: centres of a class, the nearest of which counts.
         head: "replicated", the class centres whole on every replica; "sharded", each replica
             holds its part of them, for very many classes (a dynamic scale is then global).
         sample_rate: of "sharded": share of the classes that a training step compares with; below
@@ -70,7 +79,10 @@ class Model:
     depth: float | None = None
     drop_connect_rate: float = 0.2
     weights: str | None = "imagenet"
+    last_stride: int = 2
     pooling: str = "gap"
+    neck: str = "dense_swish"
+    losses: tuple[str, ...] = (COSINE,)
     antialias: bool = False
     embedding_dim: int = 512
     freeze_batchnorm: bool = True
@@ -78,26 +90,16 @@ class Model:
     margin: str = "none"
     margin_size: float = 0.0
     scale: str | float = "adacos"
+    sub_centers: int = 1
     head: str = "replicated"
     sample_rate: float = 1.0
 
     def __post_init__(self):
         _check_choices(self)
-        _check_positive(self, "embedding_dim")
+        _check_positive(self, "embedding_dim", "sub_centers", "last_stride")
         self._check_head()
-        sizes = (self.width is not None, self.depth is not None)
-        own_size = self.backbone == "efficientnet"
-        if sizes != (own_size, own_size):
-            raise ValueError(
-                "model.backbone: expected a name of efficientnet-b0 … efficientnet-b7 alone, or "
-                f"'efficientnet' with model.width and model.depth. Received: {self.backbone!r}, "
-                f"width={self.width!r}, depth={self.depth!r}"
-            )
-        if not own_size and self.backbone not in BACKBONES:
-            raise ValueError(
-                f"model.backbone: expected one of {BACKBONES} or 'efficientnet'. "
-                f"Received: {self.backbone!r}"
-            )
+        if not self.losses:
+            raise ValueError("model.losses: expected at least one. Received: none")
         if isinstance(self.scale, str) and self.scale not in SCALES:
             raise ValueError(
                 f"model.scale: expected one of {SCALES} or a number. Received: {self.scale!r}"
@@ -113,40 +115,16 @@ class Model:
                 "model.sample_rate: expected 1, or model.head='sharded'. "
                 f"Received: {self.sample_rate}"
             )
+        if self.head == "sharded" and (self.losses != (COSINE,) or self.sub_centers > 1):
+            raise ValueError(
+                "model.head: expected 'replicated' with losses besides 'cosine' or sub-centres. "
+                "Received: 'sharded'"
+            )
         if self.batchnorm == "synchronized" and self.freeze_batchnorm:
             raise ValueError(
                 "model.batchnorm: expected 'replica', or model.freeze_batchnorm=False; a frozen "
                 "BatchNorm takes no statistics. Received: 'synchronized'"
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """What happens to a training image besides the square resize.
-
-    Attributes:
-        flip: mirror left and right with probability 1/2.
-        crop_area: smallest share of the area that a random crop keeps; 1 means no crop.
-        color: largest relative change of brightness, contrast and saturation; 0 means none.
-        affine: largest rotation (radians) and shear; also scales by up to exp(±affine) and
-            shifts by up to affine/2 of the side; 0 means none. The uncovered corners are white.
-    """
-
-    flip: bool = True
-    crop_area: float = 1.0
-    color: float = 0.0
-    affine: float = 0.0
-
-    def __post_init__(self):
-        if not 0 < self.crop_area <= 1:
-            raise ValueError(
-                f"crop_area: expected a share above 0, at most 1. Received: {self.crop_area}"
-            )
-        for name in ("color", "affine"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name}: expected at least 0, below 1. Received: {getattr(self, name)}"
-                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +147,14 @@ class Stage:
         start_from: the stage whose finished model this one goes on from; None starts anew.
         skip_layers: top layers that are not handed over (new ones take their place).
         noisy_weight: loss weight c of an image outside the clean set ("total" only).
+        class_weights: rarer classes count more, see `input_pipeline.class_weights`; without it
+            every class' weight is 1.
+        batches: "shuffled"; "classes", `images_per_class` images of each of as many classes as fill
+            the batch; "balanced", every class as often as any other; "buckets", batches of one
+            shape each of `bins` aspect ratios.
+        images_per_class: of "classes".
+        bins: of "buckets", from a width of 1/4 to 2 times the height.
+        scales: multiples of `image_size`, one of which is drawn for each batch; none is 1.
         optimizer: "sgd", "adam", "adamw" or "lamb".
         momentum, nesterov: of "sgd".
         clip_norm: largest norm of the global batch's gradient; None does not clip.
@@ -184,7 +170,8 @@ class Stage:
             exponential; "swa", the plain mean of the weights at the ends of epochs.
         ema_decay: of "ema", per step.
         average_from: epochs before averaging begins.
-        augmentation: see `Augmentation`.
+        augmentation: what happens to a training image in order, texts with names and options of
+            `input_pipeline.augmentations`; one of them brings it to `image_size`.
     """
 
     number: int
@@ -197,6 +184,11 @@ class Stage:
     start_from: int | None = None
     skip_layers: tuple[str, ...] = ()
     noisy_weight: float = 1.0
+    class_weights: bool = True
+    batches: str = "shuffled"
+    images_per_class: int = 4
+    bins: int = 12
+    scales: tuple[float, ...] = ()
     optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
@@ -213,7 +205,7 @@ class Stage:
     average: str = "none"
     ema_decay: float = 0.9999
     average_from: float = 0.0
-    augmentation: Augmentation = Augmentation()
+    augmentation: tuple[str, ...] = ("resize", "random_flip")
 
     def __post_init__(self):
         _check_choices(self)
@@ -223,7 +215,18 @@ class Stage:
                 f"stage.start_from: expected a stage before {self.number}. "
                 f"Received: {self.start_from}"
             )
+        self._check_batches()
         self._check_optimization()
+
+    def _check_batches(self):
+        _check_positive(self, "images_per_class", "bins")
+        if self.batches == "classes" and self.batch_size % self.images_per_class:
+            raise ValueError(
+                f"stage.images_per_class: expected a divisor of the batch of {self.batch_size}. "
+                f"Received: {self.images_per_class}"
+            )
+        if any(scale <= 0 for scale in self.scales):
+            raise ValueError(f"stage.scales: expected numbers above 0. Received: {self.scales}")
 
     def _check_optimization(self):
         _check_positive(self, "accumulate", "factor")

@@ -112,6 +112,7 @@ def run(folder, data, steps=12, steps_per_epoch=6, **options):
         trainer,
         Plan(1, steps, steps_per_epoch, log_every=3, checkpoint_seconds=0, checkpoint_share=1e9),
         batches_from,
+        num_classes=trainers.CLASSES,
         first_images=lambda: data[0][:BATCH],
         ids_of=lambda step: [f"image-{step}-{row}" for row in range(BATCH)],
     )

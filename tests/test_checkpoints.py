@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import trainers
-from trainers import BATCH, examples
+from trainers import BATCH, CLASSES, examples
 
 from models.storage import load_model
 from training import measured, stages
@@ -74,7 +74,8 @@ def run(folder, *, number=1, plan=PLAN, stop_at=None, in_validation=False):
     if in_validation:
         validation = terminated_at(validation, 0, lambda: trainer.step == stop_at)
     passes = trainer.strategy.distribute_datasets_from_function(lambda context: validation)
-    stages.run_stage(str(folder / "model.keras"), trainer, plan, batches_from, passes)
+    path = str(folder / "model.keras")
+    stages.run_stage(path, trainer, plan, batches_from, passes, num_classes=CLASSES)
     return folder
 
 

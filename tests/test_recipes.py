@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 import recipes
-from recipes.schema import Augmentation, Member, Model, Recipe, Stage
+from recipes.schema import Member, Model, Recipe, Stage
 from recipes.settings import override
 from retrieval.reranking import steps
 
@@ -53,13 +53,13 @@ def test_the_winners_stages_and_members():
 def test_override_reaches_stages_models_and_recipe():
     settings = [
         "stage.epochs=1",
-        "stage.augmentation.flip=False",
+        "stage.augmentation=('resize',)",
         "model.scale=30",
         "recipe.seed=7",
     ]
     recipe = override(recipes.load("tiny"), [*settings, "model.weights=None"])
     assert {stage.epochs for stage in recipe.stages} == {1}
-    assert {stage.augmentation.flip for stage in recipe.stages} == {False}
+    assert {stage.augmentation for stage in recipe.stages} == {("resize",)}
     assert {member.model.scale for member in recipe.members} == {30}
     assert recipe.seed == 7
 
@@ -80,10 +80,12 @@ def test_settings_that_only_fit_together_come_in_any_order():
         ("stage.epochs=two", "expected int. Received: 'two'"),
         ("stage.epochs=1.5", "expected int"),
         ("stage.epochs=0", "a number above 0"),
-        ("model.pooling=max", r"\('gap', 'gem'\)"),
-        ("model.backbone=resnet50", "efficientnet-b0"),
+        ("model.pooling=max", "one of .*'gap', 'spoc', 'mac'"),
+        ("model.losses=()", "at least one"),
+        ("model.sub_centers=0", "above 0"),
         ("model.scale=dynamic", "'adacos_fixed'.* or a number"),
-        ("stage.augmentation.crop_area=0", "above 0"),
+        ("stage.batches=random", "'shuffled', 'classes'"),
+        ("stage.scales=(1, 0)", "numbers above 0"),
         ("stage.milestones=(1, 'a')", "milestones: expected"),
         ("stage.schedule=step", "expected epochs with the schedule 'step'"),
         ("stage.accumulate=3", "a divisor of the batch of 8. Received: 3"),
@@ -122,13 +124,13 @@ def test_contradictions_are_refused():
         dataclasses.replace(stage, average="swa", average_from=1.0)
     with pytest.raises(ValueError, match="frozen BatchNorm takes no statistics"):
         Model(batchnorm="synchronized")
+    with pytest.raises(ValueError, match="a divisor of the batch of 8. Received: 3"):
+        dataclasses.replace(stage, batches="classes", images_per_class=3)
     with pytest.raises(ValueError, match="1, 2, … in order"):
         Recipe("x", (Member("A", Model()),), (stage, stage))
     with pytest.raises(ValueError, match="last_stage of at most 1"):
         Recipe("x", (Member("A", Model(), last_stage=2),), (stage,))
     with pytest.raises(ValueError, match="plain word"):
         Member("../A", Model())
-    with pytest.raises(ValueError, match="width"):
-        Model(width=0.5)
-    with pytest.raises(ValueError, match="below 1"):
-        Augmentation(color=1.0)
+    with pytest.raises(ValueError, match="'replicated' with losses besides 'cosine'"):
+        Model(head="sharded", losses=("cosine", "center"))

@@ -16,8 +16,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import tensorflow as tf
 
+import assemble
 import recipes
-import train
 from models.builder import embedding_model
 from recipes.schema import Member, Stage
 from recipes.settings import override
@@ -64,7 +64,7 @@ def lower_step(
     member = dataclasses.replace(member, model=dataclasses.replace(member.model, weights=None))
     stage = dataclasses.replace(stage, batch_size=batch_per_core * replicas)
     strategy = ahead_of_time_lower.OneReplica(replicas)
-    trainer = train.make_trainer(strategy, member, stage, classes, STEPS_PER_EPOCH)
+    trainer = assemble.make_trainer(strategy, member, stage, classes, STEPS_PER_EPOCH)
     side = stage.image_size
     arguments = [
         tf.TensorSpec((batch_per_core, side, side, 3), tf.uint8, "images"),

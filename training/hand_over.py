@@ -33,7 +33,8 @@ def hand_over(model_path: str, trainer: Trainer, skip: tuple[str, ...]) -> None:
         ValueError: a layer is unexplained, or the classes are others and "head" is not skipped.
     """
     source = load_model(model_path)
-    sharded_before = HEAD not in {layer.name for layer in source.layers}
+    has_head = [HEAD in {layer.name for layer in m.layers} for m in (source, trainer.model)]
+    sharded_before = has_head == [False, True] or (trainer.head is not None and not has_head[0])
     if not sharded_before and trainer.head is None:
         transfer(source, trainer.model, skip)
         return

@@ -31,6 +31,7 @@ def run_stage(
     make_batches: Callable[[int], Iterable],
     validation: Iterable | None = None,
     *,
+    num_classes: int,
     first_images: Callable[[], np.ndarray] | None = None,
     ids_of: Callable[[int], list[str]] | None = None,
 ) -> None:
@@ -42,6 +43,7 @@ def run_stage(
         plan: see `Plan`.
         make_batches: first step → endless distributed training batches from there.
         validation: distributed batches, passed over after each epoch.
+        num_classes: C, of the line that chance would draw.
         first_images: the images of the first batch, `(B, S, S, 3)` uint8, for the picture of them.
         ids_of: steps done → ids of the images of the next batch, to name one that is not finite.
 
@@ -60,7 +62,7 @@ def run_stage(
         trainer.optimizer,
     )
     first_step = _restore(checkpoints, plan, together)
-    reporter = _make_reporter(directory, trainer, plan, first_step, together)
+    reporter = _make_reporter(directory, trainer, plan, first_step, together, num_classes)
     if together.is_chief and first_images and first_step == 0:
         reporter.pictures(first_images())
     profile = Profile(directory, plan.profile if together.is_chief else None)
@@ -97,9 +99,8 @@ def _restore(checkpoints: Checkpoints, plan: Plan, together: Hosts) -> int:
     return first_step
 
 
-def _make_reporter(directory, trainer, plan, first_step, together):
+def _make_reporter(directory, trainer, plan, first_step, together, num_classes):
     make = reporting.Reporter if together.is_chief else reporting.Silence
-    head = trainer.head
     return make(
         directory,
         stage=plan.stage,
@@ -107,7 +108,7 @@ def _make_reporter(directory, trainer, plan, first_step, together):
         steps_per_epoch=plan.steps_per_epoch,
         first_step=first_step,
         batch_size=trainer.global_batch_size,
-        num_classes=trainer.model.output_shape[-1] if head is None else head.num_classes,
+        num_classes=num_classes,
     )
 
 

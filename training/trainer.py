@@ -343,5 +343,6 @@ def _total() -> tf.Variable:
 
 def _statistics(model: keras.Model) -> list[tf.Variable]:
     """Returns BatchNorm's statistics, which a step writes before its loss is known."""
-    variables = [variable.value for variable in model.non_trainable_variables]
-    return [variable for variable in variables if variable.dtype.is_floating]
+    layers = model._flatten_layers()
+    norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+    return [variable.value for layer in norms for variable in layer.non_trainable_variables]
