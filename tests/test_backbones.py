@@ -1,6 +1,7 @@
 """The residual networks in PyTorch's form against timm's, of random weights."""
 
 import backbone_checks as checks
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -30,13 +31,15 @@ def test_features_are_those_of_pytorch(family):
 @pytest.fixture(scope="module")
 def model():
     """One network with all that the families have."""
+    # Of some other weights, a sum so near 0 that its ReLU opens or not by the rounding.
+    keras.utils.set_random_seed(1)
     kind = {"groups": 2, "base_width": 64, "squeeze": True, "scales": 2, "ibn": True}
     return checks.randomized(build_resnet(**TINY, **kind))
 
 
 @pytest.fixture(scope="module")
 def reference(model):
-    images = np.random.default_rng(1).normal(size=(2, 64, 96, 3)).astype(np.float32)
+    images = np.random.default_rng(1).normal(size=(1, 32, 64, 3)).astype(np.float32)
     return checks.on_itself(model, images)
 
 
@@ -64,12 +67,15 @@ def test_bfloat16_saved_and_reloaded(tmp_path):
     checks.check_direction(checks.reloaded(model, tmp_path / "model.keras"), reference)
 
 
-@pytest.mark.parametrize(("last_stride", "shape"), [(2, (1, 2, 3, 128)), (1, (1, 4, 6, 128))])
-def test_last_stride(last_stride, shape):
-    """A stage of stride 1 has the same weights and sees twice as fine a map."""
-    model = build_resnet(**TINY, last_stride=last_stride)
-    assert model.compute_output_shape((1, 64, 96, 3)) == shape
-    assert model.count_params() == build_resnet(**TINY).count_params()
+def test_last_stride():
+    """With 1 the last stage has the same weights and sees twice as fine a map."""
+    coarse, fine = (
+        checks.without_values(lambda stride=stride: build_resnet(**TINY, last_stride=stride))
+        for stride in (2, 1)
+    )
+    assert coarse.compute_output_shape((1, 64, 96, 3)) == (1, 2, 3, 128)
+    assert fine.compute_output_shape((1, 64, 96, 3)) == (1, 4, 6, 128)
+    assert [w.shape for w in coarse.weights] == [w.shape for w in fine.weights]
 
 
 def test_last_stride_is_1_or_2():
