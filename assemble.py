@@ -239,7 +239,7 @@ def make_inputs(where, images: pipeline.ImageSet, member: Member, stage: Stage, 
 
     validation = None
     if images.num_validation_images:
-        square = ops.Square(stage.image_size, antialias)
+        square = ops.Square(stage.image_size, antialias, member.model.fit)
         held_out = functools.partial(
             pipeline.validation_batches, images, square=square, batch_size=stage.batch_size
         )

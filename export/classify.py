@@ -183,7 +183,7 @@ def make_classifier(args: argparse.Namespace) -> tuple[Classifier, tuple[str, ..
                 layout.model_path(workdir, member.name, stage.number),
                 square_of(member, stage, args.image_size, args.fit),
                 scale,
-                parse(args.views),
+                parse(args.views or member.model.views),
                 member.weight,
             )
         )
@@ -214,10 +214,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--fit",
         choices=ops.FITS,
-        default="stretch",
-        help="how an image becomes a square (default: %(default)s)",
+        help="how an image becomes a square (default: the recipe's)",
     )
-    add("--views", default="plain", help="as in export/savedmodel.py (default: %(default)s)")
+    add("--views", help="as in export/savedmodel.py (default: the recipe's)")
     add("--scale", type=float, help="of the softmax (default: the last one in the training's log)")
     add("--classes", metavar="DIR", help="shards of the training (default: --data)")
     add_source(parser)

@@ -213,15 +213,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--fit",
         choices=ops.FITS,
-        default="stretch",
-        help="how an image becomes a square (default: %(default)s)",
+        help="how an image becomes a square (default: the recipe's)",
     )
     add(
         "--views",
-        default="plain",
         help="what a network is shown of an image: plain, flips, horizontal_flip, "
         "center_crop:crop=PIXELS, ten_crop:crop=PIXELS or multi_scale:scales=(0.7071,1,1.4142) "
-        "(default: %(default)s)",
+        "(default: the recipe's)",
     )
     add(
         "--weights-dtype",
@@ -251,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
             [square_of(member, stage, args.image_size, args.fit) for member, stage in pairs],
             args.output,
             weights=None if args.member else [member.weight for member, _ in pairs],
-            views=[args.views] * len(pairs),
+            views=[args.views or member.model.views for member, _ in pairs],
             precision=args.weights_dtype,
             limit_mb=args.limit_mb,
         )
@@ -265,10 +263,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def square_of(member, stage, image_size: int | None, fit: str) -> ops.Square:
+def square_of(member, stage, image_size: int | None, fit: str | None) -> ops.Square:
     """Returns the resize of a member after a stage."""
     size = image_size or stage.export_size or stage.image_size
-    return ops.Square(size, member.model.antialias, fit)
+    return ops.Square(size, member.model.antialias, fit or member.model.fit)
 
 
 def _summary(output: str, pairs: Sequence[tuple], info: dict) -> str:

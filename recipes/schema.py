@@ -5,10 +5,12 @@ a second and not the first hour of a training.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 SCALES = ("adacos", "adacos_global", "adacos_fixed")
 COSINE = "cosine"
 CHOICES = {
+    "fit": ("stretch", "crop", "pad"),
     "pooling": ("gap", "spoc", "mac", "rmac", "gem", "gem_fixed", "gem_channel"),
     "margin": ("none", "arcface", "cosface", "sphereface", "dynamic"),
     "data": ("clean", "total"),
@@ -54,6 +56,10 @@ class Model:
         losses: what is summed, texts with names and options of `assemble.LOSSES`. "cosine" is the
             cosine softmax with the fields below; "triplet:on=local,margin=2.0,weight=0.5" takes
             an output of the neck.
+        fit: how validation and export make a square of an image: "stretch", "crop" (the middle),
+            "pad" (black).
+        views: what the exported model is shown of an image, see `export.views`: "plain", "flips",
+            "ten_crop:crop=736", ….
         antialias: the square resize smooths first, so that fine patterns of large photographs do
             not turn into noise in small inputs; the winner's plain one (512 px and up) does not.
         embedding_dim: size D of the embedding.
@@ -83,6 +89,8 @@ class Model:
     pooling: str = "gap"
     neck: str = "dense_swish"
     losses: tuple[str, ...] = (COSINE,)
+    fit: str = "stretch"
+    views: str = "plain"
     antialias: bool = False
     embedding_dim: int = 512
     freeze_batchnorm: bool = True
@@ -270,6 +278,7 @@ class Member:
         weight: factor of its L2-normalised embedding in the ensemble.
         last_stage: it is trained through the stages 1 … last_stage.
         seed: added to the recipe's seed, so that equal networks differ.
+        stage: fields of `Stage` that are this member's own, with their values.
     """
 
     name: str
@@ -277,6 +286,7 @@ class Member:
     weight: float = 1.0
     last_stage: int = 1
     seed: int = 0
+    stage: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if not self.name.isidentifier():
@@ -325,6 +335,7 @@ class Recipe:
     def stages_of(self, member: Member, which: str) -> tuple[Stage, ...]:
         """Returns the stages of `--stage WHICH` ("all" or a number) that `member` goes through."""
         own = self.stages[: member.last_stage]
+        own = tuple(dataclasses.replace(stage, **member.stage) for stage in own)
         if which == "all":
             return own
         chosen = tuple(stage for stage in own if str(stage.number) == which)

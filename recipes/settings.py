@@ -4,7 +4,7 @@ import dataclasses
 import typing
 
 from named_calls import value_of
-from recipes.schema import Recipe
+from recipes.schema import Member, Recipe
 
 
 def replace(table, texts: typing.Sequence[tuple[str, str]]):
@@ -53,11 +53,14 @@ def override(recipe: Recipe, settings: typing.Sequence[str]) -> Recipe:
             )
         texts[table].append((name, text))
     recipe = replace(recipe, texts["recipe"])
+    changed = {name for name, _ in texts["stage"]}
+
+    def changed_member(member: Member) -> Member:
+        own = {name: value for name, value in member.stage.items() if name not in changed}
+        return dataclasses.replace(member, model=replace(member.model, texts["model"]), stage=own)
+
     return dataclasses.replace(
         recipe,
         stages=tuple(replace(stage, texts["stage"]) for stage in recipe.stages),
-        members=tuple(
-            dataclasses.replace(member, model=replace(member.model, texts["model"]))
-            for member in recipe.members
-        ),
+        members=tuple(changed_member(member) for member in recipe.members),
     )

@@ -9,7 +9,7 @@ import pytest
 import end_to_end
 from demo import draw
 from retrieval import embeddings
-from retrieval.search import make_searcher
+from retrieval.nearest.searchers import make_searcher
 
 
 @pytest.fixture(scope="module")

@@ -241,7 +241,9 @@ class Trainer:
         return pairs if self.head is None else [*pairs, (self.head.optimizer, [self.head.centers])]
 
     def _averaged(self) -> list[tf.Variable]:
-        variables = [variable.value for variable in self.model.variables]
+        """Returns weights and statistics; what else a layer remembers is not to be averaged."""
+        variables = [variable.value for variable in self.model.trainable_variables]
+        variables += _statistics(self.model)
         return variables if self.head is None else [*variables, self.head.centers]
 
     def _trained(self) -> tuple[list[tf.Variable], list[tf.Variable]]:

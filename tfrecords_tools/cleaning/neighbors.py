@@ -16,7 +16,7 @@ from typing import TextIO
 import numpy as np
 
 from progress import Progress
-from retrieval.search import make_searcher
+from retrieval.nearest.searchers import make_searcher
 
 OWN = 5  # neighbours of the same label that are compared with; see tfrecords_tools/clean.py
 NO_LABEL = -1
