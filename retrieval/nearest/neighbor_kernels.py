@@ -147,7 +147,7 @@ def refine(queries, vectors, first, offset, candidates, positions, distances, pr
     for row in range(len(candidates)):
         own = vector(queries, vectors, first + row)
         for j in range(count):
-            position = candidates[row, j]
+            position = np.int64(candidates[row, j])
             distance, product = compare(own, vector(queries, vectors, position + offset))
             slot = j
             while slot > 0 and (

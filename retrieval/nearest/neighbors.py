@@ -204,6 +204,7 @@ def _refined(
     """
     from retrieval.nearest import neighbor_kernels
 
+    heads, tails = tiled_lists.as_kernels_take(heads), tiled_lists.as_kernels_take(tails)
     shape, dtype = (len(lists.positions), k), lists.scores.dtype
     positions, similarities = np.empty(shape, np.int32), np.empty(shape, dtype)
     distances = np.empty(shape, dtype)

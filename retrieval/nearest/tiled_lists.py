@@ -163,6 +163,16 @@ def progress_of(what: str, rows: int, total: int, unit: str) -> Progress:
     return Progress(what, total, sys.stderr if rows >= _SHOW_PROGRESS_FROM else None, unit=unit)
 
 
+def as_kernels_take(matrix: np.ndarray) -> np.ndarray:
+    """Returns a contiguous, read-only array of NumPy's own class; seldom a copy.
+
+    Another kind, such as a memory map's, would be compiled for again.
+    """
+    plain = np.ascontiguousarray(np.asarray(matrix)).view()
+    plain.flags.writeable = False
+    return plain
+
+
 def half_squared_norms(vectors: np.ndarray) -> np.ndarray:
     """Returns (N,) half of each row's squared norm, of the vectors' dtype, summed in float64."""
     halves = np.empty(len(vectors), vectors.dtype)

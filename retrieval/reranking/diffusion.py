@@ -154,7 +154,7 @@ class Diffusion:
         k = min(k, len(self.vectors))
         length = max(k, query_neighbours, reach)
         positions = np.empty((len(queries), k), np.int64)
-        scores = np.empty((len(queries), k))
+        scores = np.zeros((len(queries), k))
         for first in range(0, len(queries), _PIECE):
             piece = queries[first : first + _PIECE]
             nearest, similarities = neighbors.search(piece, self.vectors, length)
@@ -162,9 +162,11 @@ class Diffusion:
 
             def answer(begin: int, end: int, nearest=nearest, weights=weights, first=first):
                 for row in range(begin, end):
-                    rows, found = scores_of(nearest[row, : reach or None], weights[row])
+                    rows, solved = scores_of(nearest[row, : reach or None], weights[row])
                     out = scores[first + row], positions[first + row]
-                    diffusion_kernels.best_of(found, rows, nearest[row], *out)
+                    found = diffusion_kernels.best_of(solved, rows, *out)
+                    others = nearest[row, ~np.isin(nearest[row], out[1][:found])]
+                    out[1][found:] = others[: k - found]
 
             tiled_lists.for_parts(answer, len(piece), self.workers)
         return positions, scores.astype(np.float32)
@@ -230,9 +232,11 @@ class OfflineDiffusion:
 
         def scores_of(rows, weights):
             sums = np.zeros(len(self.graph.vectors))
-            touched = diffusion_kernels.combine(
-                weights, rows[: len(weights)], self.columns, self.values, sums
+            touched = np.empty(len(weights) * self.columns.shape[1], np.int32)
+            count = diffusion_kernels.combine(
+                weights, rows[: len(weights)], self.columns, self.values, sums, touched
             )
+            touched = np.unique(touched[:count])
             return touched.astype(np.int64), sums[touched]
 
         return self.graph.ranked(queries, k, query_neighbours, 0, scores_of)

@@ -69,63 +69,60 @@ def solve(transition, start, alpha, iterations, tolerance):
         iterations: at most so many.
         tolerance: stop when the residual's norm is this part of the start's.
     """
-    solution = np.zeros(len(start))
-    residual = start.copy()
-    direction = start.copy()
-    image = np.empty(len(start))
-    energy = np.dot(residual, residual)
+    count = len(start)
+    solution, image = np.zeros(count), np.empty(count)
+    residual, direction = start.copy(), start.copy()
+    energy = 0.0
+    for j in range(count):
+        energy += start[j] * start[j]
     limit = tolerance * tolerance * energy
     for _ in range(iterations):
         if energy <= limit:
             break
-        for j in range(len(start)):
+        curvature = 0.0
+        for j in range(count):
             total = 0.0
             for entry in range(transition[0][j], transition[0][j + 1]):
                 total += transition[2][entry] * direction[transition[1][entry]]
             image[j] = direction[j] - alpha * total
-        step = energy / np.dot(direction, image)
-        solution += step * direction
-        residual -= step * image
-        renewed = np.dot(residual, residual)
-        direction = residual + (renewed / energy) * direction
+            curvature += direction[j] * image[j]
+        step = energy / curvature
+        renewed = 0.0
+        for j in range(count):
+            solution[j] += step * direction[j]
+            residual[j] -= step * image[j]
+            renewed += residual[j] * residual[j]
+        for j in range(count):
+            direction[j] = residual[j] + renewed / energy * direction[j]
         energy = renewed
     return solution
 
 
 @numba.njit(nogil=True)
-def best_of(solution, rows, nearest, scores, positions):
-    """Writes the k largest positive scores, ties by position, then the nearest vectors at 0.
+def best_of(solution, rows, scores, positions):
+    """Writes the k largest positive scores, ties by position; returns how many there are.
 
     Args:
         solution: (n,) scores.
-        rows: (n,) their positions.
-        nearest: (k or more,) positions, the nearest first.
-        scores: (k,) written.
-        positions: (k,) int64, written.
+        rows: (n,) int64, their positions.
+        scores: (k,) of zeros, written.
+        positions: (k,) int64, written as far as there are scores.
     """
-    scores[:] = 0
-    positions[:] = np.iinfo(np.int64).max
+    last = len(scores) - 1
     found = 0
     for j in range(len(rows)):
         score = solution[j]
         if score <= 0:
             continue
-        last = len(scores) - 1
         if score > scores[last] or (score == scores[last] and rows[j] < positions[last]):
-            insert(scores, positions, score, np.int64(rows[j]))
+            insert(scores, positions, score, rows[j])
             found = min(found + 1, len(scores))
-    known = set(positions[:found])
-    for j in range(len(nearest)):
-        if found == len(scores):
-            break
-        if nearest[j] not in known:
-            positions[found] = nearest[j]
-            found += 1
+    return found
 
 
 @numba.njit(nogil=True)
-def combine(weights, rows, columns, values, sums):
-    """Adds up weighted sparse rows; returns the columns touched, each once.
+def combine(weights, rows, columns, values, sums, touched):
+    """Adds up weighted sparse rows.
 
     Args:
         weights: (m,) of the rows.
@@ -133,8 +130,11 @@ def combine(weights, rows, columns, values, sums):
         columns: (N, n) int32.
         values: (N, n).
         sums: (N,) float64 of zeros, written.
+        touched: (m n,) int32, written: the columns whose sum is not zero any more.
+
+    Returns:
+        How many columns are touched; some are so twice.
     """
-    touched = np.empty(len(rows) * columns.shape[1], np.int32)
     count = 0
     for j in range(len(rows)):
         for m in range(columns.shape[1]):
@@ -146,4 +146,4 @@ def combine(weights, rows, columns, values, sums):
                 touched[count] = column
                 count += 1
             sums[column] += value
-    return np.unique(touched[:count])
+    return count

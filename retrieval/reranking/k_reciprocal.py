@@ -147,36 +147,42 @@ def _reciprocal_features(queries, vectors, lists: Neighbors, k1: int, workers: i
     """Returns V of steps 1 to 3, (M, M) in CSR, with about 20 entries a row for k1 = 20."""
     from scipy import sparse
 
-    from retrieval.reranking import k_reciprocal_kernels
-
-    count, dtype = len(lists.positions), lists.squared_distances.dtype
-    sizes = list_sizes(k1, count)
-    queries, vectors = _plain(queries), _plain(vectors)
-    counts = np.empty(count, np.int64)
+    count, sizes = len(lists.positions), list_sizes(k1, len(lists.positions))
+    graph = (
+        tiled_lists.as_kernels_take(queries),
+        tiled_lists.as_kernels_take(vectors),
+        as_lists(lists),
+        lists.farthest,
+    )
     parts = {}
 
-    def encode(first: int, last: int) -> None:
-        room = (last - first) * sizes[0] * (1 + sizes[1])  # memory that is not written costs none
-        columns, values = np.empty(room, np.int32), np.empty(room, dtype)
-        end = k_reciprocal_kernels.encode(
-            queries,
-            vectors,
-            as_lists(lists),
-            lists.farthest,
-            sizes,
-            first,
-            counts[first:last],
-            columns,
-            values,
-        )
-        parts[first] = columns[:end].copy(), values[:end].copy()
+    def encode_part(first: int, last: int) -> None:
+        parts[first] = encode(graph, sizes, np.arange(first, last))
 
-    tiled_lists.for_parts(encode, count, workers)
-    columns, values = zip(*(parts[first] for first in sorted(parts)), strict=True)
+    tiled_lists.for_parts(encode_part, count, workers)
+    ordered = (parts[first] for first in sorted(parts))
+    counts, columns, values = map(np.concatenate, zip(*ordered, strict=True))
     starts = np.concatenate([[0], np.cumsum(counts)])
-    return sparse.csr_matrix(
-        (np.concatenate(values), np.concatenate(columns), starts), shape=(count, count)
-    )
+    return sparse.csr_matrix((values, columns, starts), shape=(count, count))
+
+
+def encode(
+    graph: tuple, sizes: tuple[int, int], rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the features of rows (B,) int64, one behind the other: lengths, columns, values.
+
+    Args:
+        graph: (heads, tails, lists, farthest) of `k_reciprocal_kernels`.
+        sizes: of `list_sizes`.
+        rows: which ones.
+    """
+    from retrieval.reranking import k_reciprocal_kernels
+
+    room = len(rows) * sizes[0] * (1 + sizes[1])  # memory that is not written costs none
+    columns, values = np.empty(room, np.int32), np.empty(room, graph[3].dtype)
+    counts = np.empty(len(rows), np.int64)
+    end = k_reciprocal_kernels.encode(*graph, sizes, rows, counts, columns, values)
+    return counts, columns[:end].copy(), values[:end].copy()
 
 
 def _answers(
@@ -194,26 +200,27 @@ def _answers(
 
     best = np.empty(own.positions.shape, np.float64)
     positions = np.empty(own.positions.shape, np.int64)
-    queries, vectors = _plain(queries), _plain(vectors)
+    queries, vectors = tiled_lists.as_kernels_take(queries), tiled_lists.as_kernels_take(vectors)
+    inverted = inverted.indptr, inverted.indices, inverted.data
 
     def answer(first: int, last: int) -> None:
-        k_reciprocal_kernels.answer(
-            queries,
-            vectors,
-            lists.farthest,
-            float(lambda_value),
-            (own.positions, own.squared_distances),
-            (features.indptr, features.indices, features.data),
-            (inverted.indptr, inverted.indices, inverted.data),
-            first,
-            best[first:last],
-            positions[first:last],
-        )
+        shared = np.zeros(len(vectors))
+        touched = np.empty(len(vectors), np.int32)
+        for query in range(first, last):
+            entries = slice(features.indptr[query], features.indptr[query + 1])
+            feature = features.indices[entries], features.data[entries]
+            count = k_reciprocal_kernels.add_minima(feature, inverted, shared, touched)
+            k_reciprocal_kernels.rank(
+                queries[query],
+                vectors,
+                float(lists.farthest[query]),
+                float(lambda_value),
+                (own.positions[query], own.squared_distances[query]),
+                shared,
+                touched[:count],
+                best[query],
+                positions[query],
+            )
 
     tiled_lists.for_parts(answer, len(queries), workers)
     return positions, best.astype(vectors.dtype)
-
-
-def _plain(matrix: np.ndarray) -> np.ndarray:
-    """Returns a contiguous array of NumPy's own class, which the kernels take; seldom a copy."""
-    return np.ascontiguousarray(np.asarray(matrix))

@@ -24,6 +24,7 @@ from retrieval.reranking import k_reciprocal
 
 FORMAT, VERSION = "waymark-k-reciprocal", 1
 _SAMPLED_ROWS = 1000
+_PIECE = 4096  # averaged features that are in memory at a time
 
 
 class PreparedGallery:
@@ -59,7 +60,7 @@ class PreparedGallery:
             neighbours = neighbors.of_set(vectors, length, workers=workers)
         neighbors.check_lists(neighbours, len(vectors), length)
         self.k1, self.k2 = k1, k2
-        self.vectors = np.ascontiguousarray(np.asarray(vectors))
+        self.vectors = tiled_lists.as_kernels_take(vectors)
         self._positions = np.ascontiguousarray(neighbours.positions[:, :length], np.int32)
         self._distances = np.ascontiguousarray(
             neighbours.squared_distances[:, :length], vectors.dtype
@@ -100,7 +101,7 @@ class PreparedGallery:
                 f"expected queries of dimension {self.vectors.shape[1]} and {self.vectors.dtype}. "
                 f"Received: shape {queries.shape}, {queries.dtype}"
             )
-        queries = np.array(queries, order="C")  # writable: the loops are compiled for one kind
+        queries = np.ascontiguousarray(queries)
         k = min(k, len(self.vectors))
         best = np.empty((len(queries), k))
         positions = np.empty((len(queries), k), np.int64)
@@ -158,32 +159,90 @@ class PreparedGallery:
     def _answer(
         self, queries, row: int, products, near: Neighbors, lambda_value: float, best, positions
     ) -> None:
-        """Writes the answers to one of the queries."""
-        from retrieval.reranking import prepared_kernels
+        """Writes the answers to one of the queries, which is row N of the set."""
+        from retrieval.reranking import k_reciprocal_kernels
 
-        query, count = queries[row : row + 1], len(self.vectors)
+        query, count = tiled_lists.as_kernels_take(queries[row : row + 1]), len(self.vectors)
         own = near.positions[row], near.squared_distances[row]
         half = tiled_lists.half_squared_norms(query)[0]
-        rows, lists = self._lists(query, half, products, own)
+        affected, lists = self._lists(query, half, products, own)
         farthest = np.empty(count + 1, self._farthest.dtype)
         np.maximum(self._farthest, 2 * (half + self._halves - products), out=farthest[:count])
         farthest[count] = near.farthest[row]
-        prepared_kernels.answer_one(
-            (self.vectors, query, lists, farthest),
-            k_reciprocal.list_sizes(self.k1, count + 1),
-            min(self.k2, count + 1),
-            self._reverse,
-            rows,
+        graph = self.vectors, query, lists, farthest
+        shared = np.zeros(count)
+        touched, sums = self._overlaps(graph, affected)
+        shared[touched] = sums
+        k_reciprocal_kernels.rank(
+            query[0],
+            self.vectors,
+            float(farthest[count]),
             float(lambda_value),
             own,
+            shared,
+            touched.astype(np.int32),
             best,
             positions,
         )
 
+    def _overlaps(self, graph: tuple, affected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the vectors whose averaged feature may share a column with the query's.
+
+        Args:
+            graph: (vectors, query (1, D), lists, farthest (N + 1,)).
+            affected: the vectors that have the query in their lists.
+
+        Returns:
+            positions (n,) int64 and the sums of minima (n,) float64.
+        """
+        from retrieval.reranking import k_reciprocal_kernels
+
+        lists, count = graph[2], len(self.vectors)
+        sizes, average = k_reciprocal.list_sizes(self.k1, count + 1), min(self.k2, count + 1)
+        first = lists[3][0, :average].astype(np.int64) if average > 1 else np.array([count])
+        columns, values = k_reciprocal.encode(graph, sizes, first)[1:]
+        columns, slots = np.unique(columns.astype(np.int64), return_inverse=True)
+        feature = np.bincount(slots, values, len(columns)) / average  # (F,)
+        marks = np.zeros(count + 1, bool)
+        k_reciprocal_kernels.reach(lists, sizes, columns, marks)
+        rows = np.flatnonzero(marks)
+        vectors = self._averaging(rows[rows < count], affected)
+        entries = self._entries(k_reciprocal.encode(graph, sizes, rows), rows, columns)
+        return vectors, self._sums_of_minima(vectors, lists, average, rows, entries, feature)
+
+    def _averaging(self, rows: np.ndarray, affected: np.ndarray) -> np.ndarray:
+        """Returns the vectors that average some rows' features or, it may be, the query's."""
+        if self.k2 == 1:
+            return rows
+        starts, owners = self._reverse
+        found = owners[_ranges(starts[rows], starts[rows + 1])]
+        # The query may be among the first k2 of those affected.
+        return np.union1d(found, affected).astype(np.int64)
+
+    def _entries(self, encoded: tuple, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Returns the rows' features at some columns, (R + 1, F), the last of nothing."""
+        counts, found, values = encoded
+        places = np.searchsorted(columns, found)
+        places[places == len(columns)] = 0
+        known = columns[places] == found
+        entries = np.zeros((len(rows) + 1, len(columns)))
+        entries[np.repeat(np.arange(len(rows)), counts)[known], places[known]] = values[known]
+        return entries
+
+    def _sums_of_minima(self, vectors, lists, average: int, rows, entries, feature) -> np.ndarray:
+        """Returns the sum of minima of the query's feature and each vector's averaged one."""
+        sums = np.empty(len(vectors))
+        place = np.full(len(self.vectors) + 1, len(rows))  # of a row's entries
+        place[rows] = np.arange(len(rows))
+        for first in range(0, len(vectors), _PIECE):
+            piece = vectors[first : first + _PIECE]
+            near = _first_of(lists, piece, average) if average > 1 else piece[:, None]
+            total = sum(entries[place[near[:, j]]] for j in range(near.shape[1]))  # (B, F)
+            sums[first : first + _PIECE] = np.minimum(total / average, feature).sum(axis=1)
+        return sums
+
     def _lists(self, query, half, products, near) -> tuple[np.ndarray, tuple]:
         """Returns the vectors that list the query, and all lists with the query's influence."""
-        from retrieval.reranking import prepared_kernels
-
         count = len(self.vectors)
         rows, own = self._affected(query, half, products)
         length = min(max(self.k1 + 1, self.k2), count + 1)
@@ -191,9 +250,14 @@ class PreparedGallery:
         distances = np.empty(positions.shape, self._distances.dtype)
         positions[0, 0], positions[0, 1:] = count, near[0][: length - 1]
         distances[0, 0], distances[0, 1:] = 0, near[1][: length - 1]
-        prepared_kernels.lists_with_query(
-            self._positions, self._distances, rows, own, positions, distances
-        )
+        # Among equally near rows the query comes first, as in the batch, where it precedes vectors.
+        places = (self._distances[rows] < own[:, None]).sum(axis=1)[:, None]  # (A, 1)
+        sources = np.arange(length) - (np.arange(length) > places)  # (A, L)
+        sources = np.minimum(sources, self._positions.shape[1] - 1)  # it is replaced there
+        positions[1:] = np.take_along_axis(self._positions[rows], sources, axis=1)
+        distances[1:] = np.take_along_axis(self._distances[rows], sources, axis=1)
+        np.put_along_axis(positions[1:], places, count, axis=1)
+        np.put_along_axis(distances[1:], places, own[:, None], axis=1)
         slot = np.full(count + 1, -1, np.int32)
         slot[count] = 0
         slot[rows] = np.arange(1, len(rows) + 1)
@@ -201,21 +265,34 @@ class PreparedGallery:
 
     def _affected(self, query, half, products) -> tuple[np.ndarray, np.ndarray]:
         """Returns the vectors whose lists have the query, and their squared distances to it."""
-        from retrieval.reranking import prepared_kernels
-
-        count, known = self._positions.shape
-        rows = np.empty(count, np.int32)
-        distances = np.empty(count, self._distances.dtype)
         reach = self._distances[:, -1]
-        if known < max(self.k1 + 1, self.k2):  # lists shorter than asked for take in every query
-            reach = np.full(count, np.inf, self._distances.dtype)
+        if self._positions.shape[1] < max(self.k1 + 1, self.k2):  # they take in every query
+            reach = np.full(len(self.vectors), np.inf, self._distances.dtype)
         # Products of D terms are off by about sqrt(D) roundings.
         rounding = 4 * np.sqrt(query.shape[1]) * np.finfo(products.dtype).eps
-        slack = float(rounding * (half + self._halves.max()))
-        found = prepared_kernels.find_affected(
-            query[0], self.vectors, products, half, self._halves, reach, slack, rows, distances
-        )
-        return rows[:found], distances[:found]
+        slack = rounding * (half + self._halves.max())
+        rows = np.flatnonzero(2 * (half + self._halves - products) <= reach + slack)
+        difference = self.vectors[rows].astype(np.float64) - query.astype(np.float64)
+        distances = np.einsum("nd,nd->n", difference, difference).astype(self._distances.dtype)
+        near = distances <= reach[rows]
+        return rows[near], distances[near]
+
+
+def _first_of(lists: tuple, rows: np.ndarray, count: int) -> np.ndarray:
+    """Returns the first neighbours of some rows, (B, count); see `k_reciprocal_kernels`."""
+    slots = lists[2][rows]
+    near = lists[3][slots, :count]  # of others where a row's own list counts
+    own = slots < 0
+    if own.any():
+        near[own] = lists[0][rows[own], :count]
+    return near
+
+
+def _ranges(firsts: np.ndarray, lasts: np.ndarray) -> np.ndarray:
+    """Returns the numbers of several ranges, one behind the other."""
+    sizes = lasts - firsts
+    starts = np.cumsum(sizes) - sizes
+    return np.arange(sizes.sum()) + np.repeat(firsts - starts, sizes)
 
 
 def _lists_beginning_with(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
