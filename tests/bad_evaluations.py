@@ -69,6 +69,40 @@ def embeddings(change: Callable[[pathlib.Path], None], **files: str) -> Make:
     return make
 
 
+def nothing(folder: pathlib.Path) -> None:
+    """Leaves all as it is."""
+
+
+def by_embeddings(change: Callable[[pathlib.Path], None]) -> Make:
+    """Embeddings for the revisited protocol."""
+
+    def make(folder):
+        arguments = embeddings(change)(folder)
+        return [*arguments[:4], *ground_truth("")(folder)[:2], "--queries", "cropped"]
+
+    return make
+
+
+def doubled(folder: pathlib.Path) -> None:
+    """Gives both queries one id."""
+    (folder / "query" / "ids.txt").write_text("q1\nq1\n")
+
+
+def smaller(folder: pathlib.Path) -> None:
+    """Makes the queries' dimension another."""
+    embed(folder / "query", "q1 q2", size=3)
+
+
+def foreign(folder: pathlib.Path) -> None:
+    """Makes the queries another model's."""
+    embed(folder / "query", "q1 q2", digest="cd")
+
+
+def unfinished(folder: pathlib.Path) -> None:
+    """Takes the manifest of the queries."""
+    (folder / "query" / "manifest.json").unlink()
+
+
 def damaged(value: float) -> Callable[[pathlib.Path], None]:
     """Puts a value into the second query's vector."""
 
@@ -133,17 +167,14 @@ MEAN_AP = {
         embeddings(damaged(np.inf)), 1, "Received: NaN or infinity for 'q2'",
     ),
     "query twice among embeddings": (
-        embeddings(lambda folder: (folder / "query" / "ids.txt").write_text("q1\nq1\n")),
-        1,
-        "query: expected unique ids. Received more than once: 'q1'",
+        embeddings(doubled), 1, "query: expected unique ids. Received more than once: 'q1'",
     ),
     "embeddings of another dimension": (
-        embeddings(lambda folder: embed(folder / "query", "q1 q2", size=3)),
-        1,
-        "expected embeddings of dimension 4",
+        embeddings(smaller), 1, "expected embeddings of dimension 4",
     ),
+    "embeddings that were not finished": (embeddings(unfinished), 1, "query"),
     "embeddings of another model": (
-        embeddings(lambda folder: embed(folder / "query", "q1 q2", digest="cd")),
+        embeddings(foreign),
         1,
         "embedded by the same model as the index, 'ab'",
     ),
@@ -173,6 +204,29 @@ GAP = {
         1,
         "Received: 'Big Ben' for 'a'",
     ),
+    "no bytes": (label_table(""), 1, "expected the columns id, landmarks"),
+    "query twice": (
+        label_table("id,landmarks\nq1,7 0.5\nq1,7 0.4\n"), 1, "that no earlier row has in line 3",
+    ),
+    "NaN in an embedding": (
+        embeddings(damaged(np.nan), solution=RECOGNITION, labels=LABELS),
+        1,
+        "Received: NaN or infinity for 'q2'",
+    ),
+    "query twice among embeddings": (
+        embeddings(doubled, solution=RECOGNITION, labels=LABELS), 1, "more than once: 'q1'",
+    ),
+    "embeddings of another dimension": (
+        embeddings(smaller, solution=RECOGNITION, labels=LABELS),
+        1,
+        "expected embeddings of dimension 4",
+    ),
+    "query of the embeddings that the solution lacks": (
+        embeddings(nothing, solution="id,landmarks\nq1,7\n", labels=LABELS), 1, "'q2'",
+    ),
+    "--index without --labels": (
+        embeddings(nothing), 2, "expected --labels with --index",
+    ),
 }  # fmt: skip
 REVISITED = {
     "query missing": (ground_truth("id,images\nq1,a\n"), 1, "1 missing ('q2')"),
@@ -184,6 +238,17 @@ REVISITED = {
     ),
     "position behind the database": (
         ground_truth("", gnd=[{"easy": [3]}, {}]), 1, "query 'q1': expected positions below 3",
+    ),
+    "no bytes": (ground_truth(""), 1, "expected the columns id, images"),
+    "ground truth that is no JSON": (
+        lambda f: [*ground_truth("")(f)[2:], "--ground-truth", str(f / "p.csv")], 1, "p.csv",
+    ),
+    "NaN in an embedding": (
+        by_embeddings(damaged(np.nan)), 1, "Received: NaN or infinity for 'q2'",
+    ),
+    "query twice among embeddings": (by_embeddings(doubled), 1, "more than once: 'q1'"),
+    "embeddings of another dimension": (
+        by_embeddings(smaller), 1, "expected embeddings of dimension 4",
     ),
     "not said whether queries are cropped": (
         lambda f: ground_truth("id,images\n")(f)[:-2], 2, "--queries",

@@ -236,7 +236,7 @@ _START = """# Bad inputs
 
 What `tfrecords_tools/write.py` makes of each. The table is written by
 `python tests/bad_inputs.py > docs/bad_inputs.md`; tests/test_bad_inputs.py runs every line of it
-(those of the evaluation commands, tests/test_bad_evaluations.py),
+(those of eval/ and retrieval/, tests/test_bad_evaluations.py),
 the one without permission only where it does not run as root.
 An image that is left out is listed with its reason in `rejects.csv`; the exit code is then 3.
 Every image that is kept is decoded by TensorFlow in the test.
@@ -264,8 +264,10 @@ def document() -> str:
     """Returns docs/bad_inputs.md."""
     import bad_commands
     import bad_evaluations
+    import bad_searches
 
-    evaluations = {heading: cases for heading, (_, cases) in bad_evaluations.GROUPS.items()}
+    groups = bad_evaluations.GROUPS | bad_searches.GROUPS
+    evaluations = {heading: cases for heading, (_, cases) in groups.items()}
     lines = [_START]
     for heading, cases in _HEADINGS.items():
         lines += [f"## {heading}", "", "| input | outcome |", "|---|---|"]

@@ -1,11 +1,12 @@
-"""Every bad input of the evaluation commands: what the user sees."""
+"""Every bad input of the commands of eval/ and retrieval/: what the user sees."""
 
+import bad_evaluations
+import bad_searches
 import pytest
-from bad_evaluations import GROUPS
 
 CASES = {
     f"{script}: {name}": (main, *case)
-    for script, (main, cases) in GROUPS.items()
+    for script, (main, cases) in (bad_evaluations.GROUPS | bad_searches.GROUPS).items()
     for name, case in cases.items()
 }
 
