@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import recipes
 from export import embed, savedmodel
 from export.views import parse
 from input_pipeline import crops, ops
@@ -179,6 +180,15 @@ def test_text_and_back(text):
 def test_wrong_texts(text, message):
     with pytest.raises(ValueError, match=message):
         parse(text)
+
+
+@pytest.mark.parametrize("name", recipes.NAMES)
+def test_views_of_the_recipes(name):
+    """They are read at the export, days after the training has begun: here they are read now."""
+    recipe = recipes.load(name)
+    for member, stage in savedmodel.members_of(recipe, None, None):
+        square = savedmodel.square_of(member, stage, None, None)
+        assert parse(member.model.views).squares(square)
 
 
 def test_crop_larger_than_the_image():
