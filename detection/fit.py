@@ -22,6 +22,7 @@ os.environ.update(tensorflow_wheels.environment())  # before TensorFlow is impor
 
 import keras
 
+import files
 from detection import boxes as annotations
 from detection import inputs
 from detection.network import build_detector
@@ -93,21 +94,20 @@ class Running:
     checkpoint_seconds: float = 10.0
 
 
-def read(boxes: str, images: str | None, workdir: str, max_boxes: int, stream=None):
-    """Reads and checks the boxes, writes `rejects.csv`; returns the `BoxSet`."""
+def read(boxes: str, images: str | None, *, max_boxes: int = 100, stream=None):
+    """Reads and checks boxes; returns the `BoxSet`, with what was left out."""
     found = annotations.read_boxes(boxes, images)
     progress = Progress("check", len(found.images), stream)
     found = annotations.check_images(found, max_boxes=max_boxes, advance=progress.advance)
     progress.close()
-    with writing("the list of rejects", workdir):
-        os.makedirs(workdir, exist_ok=True)
-        annotations.write_rejects(os.path.join(workdir, REJECTS_NAME), found.rejects)
-    if not found.classes:
-        raise ValueError(
-            f"{boxes}: expected images with boxes. Received: none that can be used; "
-            f"{os.path.join(workdir, REJECTS_NAME)} says why"
-        )
     return found
+
+
+def write_rejects(workdir: str, found: annotations.BoxSet) -> None:
+    """Writes `rejects.csv`; StorageError if it cannot be written."""
+    with writing("the list of rejects", workdir):
+        files.make_folder(workdir)
+        annotations.write_rejects(os.path.join(workdir, REJECTS_NAME), found.rejects)
 
 
 def fit(
@@ -131,9 +131,13 @@ def fit(
         The path of the finished model.
 
     Raises:
-        ValueError: a setting does not fit, or the workdir holds another detector.
+        ValueError: there are no boxes, a setting does not fit, or the workdir holds another
+            detector.
         StoppedError, StorageError, NonFiniteError: see `training.stages.run_stage`.
     """
+    if not found.classes:
+        reasons = "".join(f"; {name}: {reason}" for name, reason in found.rejects[:3])
+        raise ValueError(f"expected images with boxes. Received: none that can be used{reasons}")
     where, running = where or strategy.make_strategy(), running or Running()
     model_path, together = os.path.join(workdir, MODEL_NAME), Hosts(where)
     made_with = {"settings": dataclasses.asdict(settings), "boxes": _digest(found)}
@@ -245,7 +249,9 @@ def main(argv: list[str] | None = None) -> int:
         where = strategy.make_strategy(args.tpu, cpus=args.cpus)
         keras.config.set_dtype_policy(strategy.precision_for(where))
         print(f"detector: {strategy.describe(where)}", flush=True)
-        found = read(args.boxes, args.images, args.workdir, settings.max_boxes, sys.stderr)
+        found = read(args.boxes, args.images, max_boxes=settings.max_boxes, stream=sys.stderr)
+        if Hosts(where).is_chief:
+            write_rejects(args.workdir, found)
         print(
             f"{len(found.images)} images, {found.num_boxes} boxes, {len(found.classes)} classes, "
             f"{len(found.rejects)} rejected",

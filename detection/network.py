@@ -79,8 +79,11 @@ def build_detector(
         classes, distances, quality = head(values)
         distances = keras.layers.Rescaling(float(stride), dtype="float32")(distances)
         joined = keras.layers.Concatenate(dtype="float32")([classes, distances, quality])
-        outputs.append(keras.layers.Reshape((-1, num_classes + BOX_VALUES))(joined))
-    return keras.Model(images, keras.layers.Concatenate(axis=1)(outputs), name="detector")
+        outputs.append(
+            keras.layers.Reshape((-1, num_classes + BOX_VALUES), dtype="float32")(joined)
+        )
+    every = keras.layers.Concatenate(axis=1, dtype="float32")(outputs)
+    return keras.Model(images, every, name="detector")
 
 
 def _normalize(backbone: str) -> keras.layers.Layer:

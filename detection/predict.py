@@ -5,13 +5,13 @@ import json
 import os
 from collections.abc import Sequence
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 import files
 from detection.inputs import place
 from detection.network import BOX_VALUES, points
+from models.storage import load_model
 
 INFO_NAME = "detector.json"
 MODEL_NAME = "model.keras"
@@ -97,9 +97,7 @@ class Detector:
                 raise ValueError(f"{name}: expected a number from 0 to 1. Received: {value}")
         self.info = Info.load(folder)
         self.batch_size = batch_size
-        model = keras.saving.load_model(
-            os.path.join(folder, MODEL_NAME), compile=False, safe_mode=True
-        )
+        model = load_model(os.path.join(folder, MODEL_NAME))
         places, _ = points(self.info.image_size, self.info.levels)
 
         @tf.function(jit_compile=False)  # suppression has no XLA form on CPUs

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from detectors import SIZES, save_backbone
 from PIL import Image
 
 from detection import inputs, network, predict
@@ -129,7 +130,7 @@ class Fixed:
     """Stands for a network that says the same of all images."""
 
     def __init__(self, outputs):
-        self.outputs = tf.constant(outputs)
+        self.outputs = outputs
 
     def __call__(self, images, training):
         return self.outputs
@@ -175,16 +176,44 @@ def test_loss():
     outputs = rng.normal(0, 2, (3, 84, 3 + 5)).astype(np.float32)
     outputs[..., 3:7] = rng.uniform(0, 40, (3, 84, 4))
     objective = DetectionObjective(3, image_size=SIZE, levels=LEVELS)
-    compiled = tf.function(
-        lambda x: objective(Fixed(outputs), None, x, training=True), jit_compile=True
-    )
-    result = {name: value.numpy() for name, value in compiled(boxes).items()}
+
+    @tf.function(jit_compile=True)
+    def compiled(said, boxes):
+        with tf.GradientTape() as tape:
+            tape.watch(said)
+            result = objective(Fixed(said), None, boxes, training=True)
+        return result, tape.gradient(result["loss"], said)
+
+    result, gradient = compiled(tf.constant(outputs), boxes)
+    result = {name: value.numpy() for name, value in result.items()}
     # float32 sums over 84 points and 3 classes
     np.testing.assert_allclose(result["loss"], slow_loss(outputs, boxes, 3), rtol=1e-5)
     assert result["correct"][2] == 1
     assert result["target_cosine"][2] == 0
-    empty = objective(Fixed(outputs), None, np.full((3, 1, 5), -1, np.float32), training=True)
+    assert np.isfinite(gradient).all()
+    assert not gradient.numpy()[2, :, 3:].any()  # boxes of an image without objects say nothing
+    empty = objective(
+        Fixed(tf.constant(outputs)), None, np.full((3, 1, 5), -1, np.float32), training=True
+    )
     assert np.isfinite(empty["loss"].numpy()).all()
+
+
+def test_network_in_bfloat16(tmp_path):
+    """What the loss is made of stays float32."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        path = save_backbone(tmp_path / "backbone.keras")
+        model = network.build_detector(3, backbone=path, **SIZES)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    objective = DetectionObjective(3, image_size=SIZE, levels=LEVELS)
+    images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
+    outputs = model(images, training=True)
+    assert (outputs.shape, outputs.dtype) == ((3, 84, 8), tf.float32)
+    assert outputs.numpy()[..., 3:7].min() >= 0
+    values = objective(model, images, some_boxes(0), training=True)
+    assert all(value.dtype == tf.float32 for value in values.values())
+    assert all(np.isfinite(value).all() for value in values.values())
 
 
 def test_decoding():
