@@ -150,7 +150,7 @@ def run_one(row: Row, seed: int, args: argparse.Namespace) -> dict:
     name = f"{row.recipe}_small"
     settings = [*row.settings, f"recipe.seed={seed}", "stage.export_size=None"]
     workdir = _folder(row, seed, args)
-    epochs = _epochs(train.main, name, row, settings, workdir, args)
+    epochs = _epochs(train.main, name, row, settings, args)
     settings.append(f"stage.epochs={epochs}")
     before = _cpu_seconds()
     _train(train.main, name, row, settings, os.path.join(workdir, "run"), args)
@@ -163,16 +163,21 @@ def run_one(row: Row, seed: int, args: argparse.Namespace) -> dict:
     return {**scores, "epochs": epochs, "cpu_seconds": seconds}
 
 
-def _epochs(main, name: str, row: Row, settings: list[str], workdir: str, args) -> int:
-    """Returns how many epochs take the time, by the pace of a short training."""
-    folder = os.path.join(workdir, "pace")
+def _epochs(main, name: str, row: Row, settings: list[str], args) -> int:
+    """Returns how many epochs take the time, by the pace of two short trainings of seed 0."""
+    folder = os.path.join(_folder(row, 0, args), "pace")
+    known = os.path.join(folder, "epochs.json")
+    if os.path.exists(known):
+        return json.loads(files.read(known))
     times = []
     for epochs in (1, 2):
         before = _cpu_seconds()
         here = os.path.join(folder, str(epochs))
         _train(main, name, row, [*settings, f"stage.epochs={epochs}"], here, args)
         times.append(_cpu_seconds() - before)
-    return max(2, round(args.seconds / max(times[1] - times[0], 1e-3)))
+    found = max(2, round(args.seconds / max(times[1] - times[0], 1e-3)))
+    files.write_text(known, f"{found}\n")
+    return found
 
 
 def _train(main, name: str, row: Row, settings: list[str], workdir: str, args) -> None:
@@ -247,7 +252,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--source", required=True, help="folder of the tables and photographs")
     parser.add_argument("--workdir", required=True)
-    parser.add_argument("--seconds", type=float, default=90.0, help="of one core, for training")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of one core, for training")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--output", help="JSON of the table")
