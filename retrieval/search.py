@@ -243,7 +243,7 @@ def _state(pair: searched.Pair, settings: Settings, search: str, k: int) -> Stat
         np.asarray(pair.vectors),
         depth=min(max(k, 100), len(pair.index_ids)),
         search=search,
-        searcher=pair.approximate(search),
+        built=pair.approximate(search),
         reference=reference,
         photographs=photographs,
     )

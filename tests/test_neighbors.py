@@ -110,6 +110,34 @@ def test_lists_of_an_index():
     np.testing.assert_allclose(lists.farthest, expected.farthest, rtol=1e-6)
 
 
+def test_far_vectors_of_an_index_are_nearly_the_farthest():
+    vectors = clusters(np.random.default_rng(7), 3000, 16)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    asked = []
+
+    class Counting(exact.ExactSearcher):
+        def search(self, queries, k):
+            asked.append(len(queries))
+            return super().search(queries, k)
+
+    lists = neighbors.of_searcher(Counting(vectors), vectors, 5)
+    assert sum(asked) == 3000  # every vector is searched once
+    farthest = (2 - 2 * (vectors @ vectors.T)).max(axis=1)
+    assert (lists.farthest <= farthest * (1 + 1e-6)).all()
+    assert (lists.farthest / farthest).mean() > 0.97  # 0.983; see `of_searcher`
+    assert (lists.farthest / farthest).min() > 0.9
+
+
+def test_far_rows_are_the_farthest_of_the_sample(monkeypatch):
+    monkeypatch.setattr(neighbors, "_PIECE", 100)
+    monkeypatch.setattr(neighbors, "_SAMPLED", 500)
+    vectors = np.random.default_rng(8).standard_normal((500, 6)).astype(np.float32)
+    distances = ((vectors[:, None] - vectors) ** 2).sum(axis=2)
+    expected = np.unique(np.argsort(-distances, axis=1)[:, :2])
+    union = tiled_lists.Union(vectors[:0], vectors)
+    np.testing.assert_array_equal(neighbors._far_rows(union), expected)
+
+
 def test_a_row_that_the_index_misses_is_listed():
     class Forgetful(exact.ExactSearcher):
         def search(self, queries, k):

@@ -116,6 +116,17 @@ def test_steps_search_with_the_scann_of_the_index(sets):
     assert found.search == "scann"
 
 
+@pytest.mark.parametrize("step", ["k_reciprocal:k1=8", "diffusion:neighbours=8"])
+def test_neighbour_lists_are_those_of_the_index(sets, step):
+    settings = Settings(steps=[step])
+    found = answers(sets, "scann-changed", k=10, settings=settings)
+    expected = answers(sets, "kept", k=10, settings=settings)
+    # The index is tuned for recall 0.95.
+    both = (list(one.rankings().values()) for one in (found, expected))
+    assert shared(*both) > 0.8
+    assert not {image for answers in found.rankings().values() for image in answers} & set(GONE)
+
+
 def test_an_index_has_the_weights_of_its_ensemble(sets, tmp_path):
     other, other_queries = clusters(COUNT, 8, seed=1)
     second = write(tmp_path / "second", names("a", COUNT), other, "model-b")

@@ -2,7 +2,8 @@
 
 `retrieval.reranking.steps` runs a list of them in the order that a recipe states. A step that
 changes vectors forgets the answers; a step that needs answers searches if there are none. So query
-expansion behind re-ranking takes its neighbours from the re-ranked answers.
+expansion behind re-ranking takes its neighbours from the re-ranked answers. While the vectors are
+those of an index that was built with ScaNN, it finds the answers and the neighbour lists.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from retrieval.nearest import searchers
+from retrieval.nearest import neighbors, searchers
 from retrieval.projecting import covariance, transforms
 from retrieval.projecting.projections import Transform
 from retrieval.reranking import diffusion, expansion, geometric, k_reciprocal, label_aware
@@ -42,6 +43,7 @@ class State:
         vectors: (N, D) float32, the index.
         depth: answers per query that steps hand on.
         search: "auto", "exact" or "scann", where a step searches.
+        built: the ScaNN of an index that `vectors` are of; None if there is none.
         searcher: what finds the nearest of `vectors`; None until a step needs it.
         reference: the labelled set, for the steps that need one.
         photographs: paths of the queries' and of the index' images, for geometric verification.
@@ -53,6 +55,7 @@ class State:
     vectors: np.ndarray
     depth: int = 100
     search: str = "auto"
+    built: searchers.Searcher | None = None
     searcher: searchers.Searcher | None = None
     reference: Reference | None = None
     photographs: tuple[Sequence[str], Sequence[str]] | None = None
@@ -63,8 +66,16 @@ class State:
         """Returns the state with a searcher of its vectors."""
         if self.searcher is not None:
             return self
-        searcher = searchers.make_searcher(self.search, self.vectors, self.depth)
+        searcher = self.built
+        if searcher is None:
+            searcher = searchers.make_searcher(self.search, self.vectors, self.depth)
         return dataclasses.replace(self, searcher=searcher)
+
+    def lists(self, length: int) -> neighbors.Neighbors | None:
+        """Returns the neighbour lists that an index finds; None without one, for exact lists."""
+        if self.built is None:
+            return None
+        return neighbors.of_searcher(self.built, self.vectors, length)
 
     def ranked(self) -> State:
         """Returns the state with answers."""
@@ -81,7 +92,7 @@ class State:
     def moved(self, **changed: np.ndarray | Reference | None) -> State:
         """Returns the state with other vectors and without answers."""
         if "vectors" in changed:
-            changed["searcher"] = None
+            changed |= {"built": None, "searcher": None}
         return dataclasses.replace(self, positions=None, scores=None, **changed)
 
     def labelled(self) -> Reference:
@@ -153,7 +164,13 @@ def k_reciprocal_step(
 ) -> State:
     """k-reciprocal re-ranking of the whole index."""
     positions, distances = k_reciprocal.rerank(
-        state.queries, state.vectors, k1=k1, k2=k2, lambda_value=lambda_value, k=state.depth
+        state.queries,
+        state.vectors,
+        k1=k1,
+        k2=k2,
+        lambda_value=lambda_value,
+        k=state.depth,
+        neighbours=state.lists(max(k1 + 1, k2)),
     )
     return state.answered(positions, -distances)
 
@@ -168,14 +185,17 @@ def diffusion_step(
     truncation: int = 0,
 ) -> State:
     """Diffusion on the graph of the index; truncation 0 is none."""
-    found = diffusion.rerank(
-        state.queries,
+    graph = diffusion.Diffusion(
         state.vectors,
-        k=state.depth,
         neighbours=neighbours,
-        query_neighbours=query_neighbours,
         gamma=gamma,
         alpha=alpha,
+        lists=state.lists(neighbours + 1),
+    )
+    found = graph.rerank(
+        state.queries,
+        k=state.depth,
+        query_neighbours=query_neighbours,
         truncation=truncation or None,
     )
     return state.answered(*found)
