@@ -276,8 +276,9 @@ def _training(images: pipeline.ImageSet, stage: Stage, antialias: bool, seed: in
             images, **order, step=step
         )
     index = samplers.load_index(images)
-    scales = [Buckets.of_size(size, stage.bins) for size in sizes]
+    scales = []
     if stage.batches == "buckets":
+        scales = [Buckets.of_size(size, stage.bins) for size in sizes]
         square = samplers.to_buckets(scales, antialias)
     choose = _sampler(index, stage, scales, seed)
     chosen = functools.partial(samplers.chosen_batches, images, index, choose, square=square)

@@ -36,9 +36,10 @@ class Size:
 
 
 TINY = Size("efficientnet", 0.25, 0.25, 24, 28, 8, 1, {})
+# A ResNet, since a CPU is slow at EfficientNet's depthwise convolutions.
 SMALL = Size(
-    "efficientnet",
-    0.5,
+    "resnet50",
+    0.25,
     0.5,
     252,
     56,
@@ -77,11 +78,15 @@ def twin(recipe: Recipe, kind: str) -> Recipe:
 def _stage(stage: Stage, size: Size, first: int, stages: int) -> Stage:
     buckets = {"bins": 3, "image_size": 64} if stage.batches == "buckets" else {}
     side = _side(stage.image_size, size, first)
+    export_size = stage.export_size
+    if export_size:
+        larger = side + STEP if export_size > stage.image_size else STEP
+        export_size = max(larger, _side(export_size, size, first))
     return dataclasses.replace(
         stage,
         **{
             "image_size": side,
-            "export_size": stage.export_size and _side(stage.export_size, size, first),
+            "export_size": export_size,
             "epochs": max(1, size.epochs // stages),
             "batch_size": size.batch_size,
             "accumulate": 1,
@@ -125,4 +130,4 @@ def _side(pixels: int, size: Size, first: int) -> int:
 
 
 def _fitting(step: str) -> str:
-    return "pca:dimension=16,fit_on=queries" if step.startswith("pca:") else step
+    return "pca:dimension=8,fit_on=queries" if step.startswith("pca:") else step

@@ -21,6 +21,7 @@ ARROWS = {
     "end_to_end": None,  # everything
     "tools": ["recipes", "training", "models", "input_pipeline", "assemble"],
     "training": ["models", "input_pipeline"],
+    "detection": ["models", "input_pipeline", "training", "export.images"],
     "tfrecords_tools": ["input_pipeline.schema", "input_pipeline.records", "retrieval"],
     "export": ["recipes", "models", "input_pipeline", "retrieval.embeddings"],
     "eval": ["retrieval", "recipes"],

@@ -1,15 +1,21 @@
 """The whole main job on tiny data, in one process, as `./run demo` does it."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 import end_to_end
+import recipes
 from demo import draw
+from eval.page import run
+from eval.page.inputs import from_json
 from retrieval import embeddings
 from retrieval.nearest.searchers import make_searcher
+from retrieval.projecting import covariance, transforms
+from retrieval.reranking import k_reciprocal
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +77,8 @@ def test_members_scores_equal_a_slow_evaluation_of_their_embeddings(job):
         folder = workdir / "embeddings" / name.replace(" ", "-")
         index, query = (embeddings.load(str(folder / part)) for part in ("index", "query"))
         # Neighbours of the tiny network that differ by 1e-8 may change places; nothing else may.
-        order, _ = make_searcher("exact", index.vectors, 100).search(query.vectors, 100)
+        searcher = make_searcher("exact", index.vectors, 100, ids=index.ids)
+        order, _ = searcher.search(query.vectors, 100)
         similarities = np.asarray(query.vectors, float) @ np.asarray(index.vectors, float).T
         in_order = np.take_along_axis(similarities, order, axis=1)
         best_first = -np.sort(-similarities, axis=1)[:, :100]
@@ -117,6 +124,38 @@ def test_scann_finds_what_exact_search_finds(job):
         assert (np.sort(found, axis=1) == np.arange(count)).all()
         in_order = np.take_along_axis(similarities, found, axis=1)
         np.testing.assert_allclose(in_order, -np.sort(-similarities, axis=1), atol=1e-6)
+
+
+def test_steps_that_are_fitted_on_the_training_set_get_it(job, capsys):
+    """The score is that of the same functions on the embeddings; the report takes them, too."""
+    steps = ("learned_whitening:dimension=4,shrinkage=0.5", "k_reciprocal:k1=5")
+    recipe = dataclasses.replace(recipes.load("tiny"), post_processing=steps)
+    one = end_to_end.Job(recipe, str(job[0]), str(job[1]))
+    members = [(member, member.last_stage) for member in recipe.members]
+    for member, stage in members:
+        end_to_end.embed(one, member, stage)
+    found = end_to_end.score(one, "fitted", members, "exact", steps)
+    assert "--reference-labels" in capsys.readouterr().out
+    sets = {}
+    for part in ("query", "index", "train"):
+        loaded = [embeddings.load(str(job[1] / "embeddings" / f"{m.name}-stage-3" / part))
+                  for m in recipe.members]  # fmt: skip
+        weighted = [m.weight * np.asarray(e.vectors) for m, e in zip(recipe.members, loaded)]
+        sets[part] = loaded[0].ids, np.concatenate(weighted, axis=1)
+    names = {row["id"]: row["label"] for row in read(job[0] / "train.csv")}
+    classes = np.unique([names[image] for image in sets["train"][0]], return_inverse=True)[1]
+    pairs = covariance.within_class_pairs(classes)
+    whitening = transforms.fit_learned_whitening(sets["train"][1], *pairs, 4, shrinkage=0.5)
+    queries, vectors = (whitening.apply(sets[part][1]) for part in ("query", "index"))
+    positions, _ = k_reciprocal.rerank(queries, vectors, k1=5, k=100)
+    rankings = {
+        image: [sets["index"][0][place] for place in row]
+        for image, row in zip(sets["query"][0], positions, strict=True)
+    }
+    received = [found["map_at_100"], found["recall_at_1"]]
+    np.testing.assert_allclose(received, slow_scores(job[0], rankings), atol=1e-3)  # near ties
+    inputs = from_json(end_to_end._inputs_of_report(one), str(job[1]))
+    assert run.load(inputs).positions.shape == positions.shape
 
 
 def test_everything_is_there_and_told(job):
