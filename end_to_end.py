@@ -20,6 +20,7 @@ import recipes
 from recipes import layout
 from recipes.schema import Member, Recipe
 from retrieval.embeddings import write_json
+from retrieval.reranking.steps import need_reference
 
 SEARCHES = ("exact", "scann")
 
@@ -129,10 +130,10 @@ def embed(job: Job, member: Member, stage: int) -> None:
     trained = layout.model_path(job.workdir, member.name, stage)
     info = os.path.join(model, export_command.INFO_NAME)
     job.run("export", "export/savedmodel.py", export_command.main, argv, info, trained)
-    for images, tables in (
-        ("index", [job.table("index.csv")]),
-        ("query", _query_tables(job)),
-    ):
+    sets = [("index", [job.table("index.csv")]), ("query", _query_tables(job))]
+    if stage == member.last_stage and need_reference(job.recipe.post_processing):
+        sets.append(("train", [job.table("train.csv")]))
+    for images, tables in sets:
         output = job.path("embeddings", name, images)
         argv = ["--model", model, "--table", *tables, "--output", output, "--overwrite"]
         done = os.path.join(output, "manifest.json")
@@ -165,7 +166,7 @@ def score(
     common = [word for part in ("index", "query") for word in _folders(part, folders)]
     if len(members) > 1:
         common += ["--weights", *(str(member.weight) for member, _ in members)]
-    common += ["--search", search, *_steps(steps)]
+    common += ["--search", search, *_steps(job, steps, folders)]
     inputs = [os.path.join(f, p, "manifest.json") for f in folders for p in ("index", "query")]
     result = {}
     for metric, command, table, more in (
@@ -182,11 +183,16 @@ def score(
 
 
 def _folders(part: str, folders: Sequence[str]) -> list[str]:
-    return [f"--{part}", *(os.path.join(folder, part) for folder in folders)]
+    images = {"reference": "train"}.get(part, part)
+    return [f"--{part}", *(os.path.join(folder, images) for folder in folders)]
 
 
-def _steps(steps: Sequence[str]) -> list[str]:
-    return ["--steps", *steps] if steps else []
+def _steps(job: Job, steps: Sequence[str], folders: Sequence[str]) -> list[str]:
+    """Returns the options of post-processing, with the training set where a step asks for it."""
+    argv = ["--steps", *steps] if steps else []
+    if need_reference(steps):
+        argv += [*_folders("reference", folders), "--reference-labels", job.table("train.csv")]
+    return argv
 
 
 def score_all(job: Job) -> list[dict]:
@@ -225,7 +231,8 @@ def rank(job: Job) -> None:
     argv += ["--weights", *(str(member.weight) for member in job.recipe.members)]
     output = job.path("rankings.csv")
     inputs = [os.path.join(folder, "query", "manifest.json") for folder in folders]
-    argv += ["--search", "exact", "--output", output, *_steps(job.recipe.post_processing)]
+    argv += ["--search", "exact", "--output", output]
+    argv += _steps(job, job.recipe.post_processing, folders)
     job.run("evaluate", "retrieval/search.py", command.main, argv, output, *inputs)
 
 
@@ -266,6 +273,9 @@ def _inputs_of_report(job: Job) -> dict:
             ("index_table", "index"),
         )
     }
+    if need_reference(job.recipe.post_processing):
+        tables["reference_labels"] = os.path.abspath(job.table("train.csv"))
+        tables["reference"] = [os.path.join("embeddings", name, "train") for name in names]
     return {
         "index": [os.path.join("embeddings", name, "index") for name in names],
         "query": [os.path.join("embeddings", name, "query") for name in names],

@@ -138,9 +138,10 @@ def test_steps_that_are_fitted_on_the_training_set_get_it(job, capsys):
     assert "--reference-labels" in capsys.readouterr().out
     sets = {}
     for part in ("query", "index", "train"):
-        loaded = [embeddings.load(str(job[1] / "embeddings" / f"{m.name}-stage-3" / part))
-                  for m in recipe.members]  # fmt: skip
-        weighted = [m.weight * np.asarray(e.vectors) for m, e in zip(recipe.members, loaded)]
+        folders = (job[1] / "embeddings" / f"{m.name}-stage-3" / part for m, _ in members)
+        loaded = [embeddings.load(str(folder)) for folder in folders]
+        weights = [member.weight for member, _ in members]
+        weighted = [w * np.asarray(e.vectors) for w, e in zip(weights, loaded, strict=True)]
         sets[part] = loaded[0].ids, np.concatenate(weighted, axis=1)
     names = {row["id"]: row["label"] for row in read(job[0] / "train.csv")}
     classes = np.unique([names[image] for image in sets["train"][0]], return_inverse=True)[1]

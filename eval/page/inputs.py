@@ -11,8 +11,9 @@ from retrieval.search import PLAIN, Settings
 
 _PATHS = (
     "index", "query", "solution", "predictions", "recognition_solution", "labels", "index_table",
-    "query_tables",
+    "query_tables", "reference", "reference_labels",
 )  # fmt: skip
+_OF_SETTINGS = ("steps", "reference", "reference_labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +55,14 @@ def from_json(values: Mapping[str, Any], folder: str) -> Inputs:
     """Returns the inputs that a results file names, whose paths are relative to its folder.
 
     Args:
-        values: by name; `steps`, of post-processing, in place of `settings`.
+        values: by name; `steps`, `reference` and `reference_labels` in place of `settings`.
         folder: of the results file.
 
     Raises:
         ValueError: if a name is missing or not known.
     """
     fields = dataclasses.fields(Inputs)
-    known = {field.name for field in fields} - {"settings"} | {"steps"}
+    known = {field.name for field in fields} - {"settings"} | set(_OF_SETTINGS)
     needed = {field.name for field in fields if field.default is dataclasses.MISSING}
     if not needed <= values.keys() <= known:
         raise ValueError(
@@ -69,11 +70,10 @@ def from_json(values: Mapping[str, Any], folder: str) -> Inputs:
             f"Received: {', '.join(values)}"
         )
     given = {
-        name: _within(folder, value) if name in _PATHS else value
-        for name, value in values.items()
-        if name != "steps"
+        name: _within(folder, value) if name in _PATHS else value for name, value in values.items()
     }
-    return Inputs(**given, settings=Settings(steps=values.get("steps", ())))
+    settings = {name: given.pop(name) for name in _OF_SETTINGS if name in given}
+    return Inputs(**given, settings=Settings(**settings))
 
 
 def _within(folder: str, value: str | Sequence[str] | None) -> Any:

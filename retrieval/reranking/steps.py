@@ -14,6 +14,8 @@ import named_calls
 from progress import format_seconds
 from retrieval.reranking.post_processing import STEPS, State
 
+_OF_REFERENCE = ("learned_whitening", "label_aware")
+
 
 class Step(named_calls.Call):
     """A call of one of `post_processing.STEPS`."""
@@ -35,6 +37,14 @@ def parse(text: str) -> Step:
     """
     call = named_calls.parse(text, STEPS, "a step", given=("state",))
     return Step(call.name, call.options)
+
+
+def need_reference(texts: Sequence[str]) -> bool:
+    """Whether a step is fitted on the labelled set or asks it."""
+    steps = [parse(text) for text in texts]
+    return any(
+        step.name in _OF_REFERENCE or step.options.get("fit_on") == "reference" for step in steps
+    )
 
 
 def run(state: State, texts: Sequence[str], *, stream: TextIO | None = None) -> State:
