@@ -13,7 +13,7 @@ import named_calls
 from input_pipeline import augmentations, ops, pipeline, samplers, sampling
 from input_pipeline.batch_ids import chosen_ids, training_ids
 from input_pipeline.buckets import Buckets
-from models import heads, necks, terms
+from models import auxiliary_terms, heads, necks, pair_terms, terms
 from models.builder import build_model
 from models.losses import CosineSoftmaxCrossEntropy
 from models.objectives import CosineSoftmaxObjective, Embedder, SumOfTerms
@@ -39,13 +39,13 @@ NETWORK_FIELDS = (
 LOSSES = {
     COSINE: terms.CosineTerm,
     "softmax": terms.SoftmaxTerm,
-    "triplet": terms.TripletTerm,
-    "contrastive": terms.ContrastiveTerm,
-    "circle": terms.CircleTerm,
-    "multi_similarity": terms.MultiSimilarityTerm,
-    "center": terms.CenterTerm,
-    "regions": terms.RegionTerm,
-    "extent": terms.ExtentTerm,
+    "triplet": pair_terms.TripletTerm,
+    "contrastive": pair_terms.ContrastiveTerm,
+    "circle": pair_terms.CircleTerm,
+    "multi_similarity": pair_terms.MultiSimilarityTerm,
+    "center": pair_terms.CenterTerm,
+    "regions": auxiliary_terms.RegionTerm,
+    "extent": auxiliary_terms.ExtentTerm,
 }
 
 
@@ -131,7 +131,7 @@ def make_terms(
 
 def _given(make, network: Model, stage: Stage, class_counts: Sequence[int] | None) -> dict:
     """Returns what a loss takes from the fields of the tables."""
-    if make is terms.ExtentTerm:
+    if make is auxiliary_terms.ExtentTerm:
         if stage.batches != "classes":
             raise ValueError(
                 "stage.batches: expected 'classes' with the loss 'extent', which compares images "

@@ -48,22 +48,11 @@ def build_model(
         `outputs`, those that layers are called on, and of what layers make by their names.
     """
     images = keras.Input((None, None, 3), dtype="uint8", name="image")
-    mean, std = normalization(backbone)
-    # float32: bfloat16 would round the scale by up to 0.4 %.
-    normalize = keras.layers.Rescaling(
-        scale=[1.0 / (255.0 * s) for s in std],
-        offset=[-m / s for m, s in zip(mean, std, strict=True)],
-        dtype="float32",
-        name="normalize",
+    sizes = {"width": width, "depth": depth, "last_stride": last_stride}
+    network = build_backbone(
+        backbone, drop_connect_rate=drop_connect_rate, weights=weights, **sizes
     )
-    features = build_backbone(
-        backbone,
-        width=width,
-        depth=depth,
-        drop_connect_rate=drop_connect_rate,
-        last_stride=last_stride,
-        weights=weights,
-    )(normalize(images))  # (B, S/32, S/32, F)
+    features = network(_normalize(backbone)(images))  # (B, S/32, S/32, F)
     tensors = {FEATURES: features}
     tensors |= build_neck(
         features, neck, embedding_dim=embedding_dim, pooling=pooling, **(neck_options or {})
@@ -79,6 +68,17 @@ def build_model(
     if wanted == {BOTTLENECK} and len(made) == 1:
         return keras.Model(images, *made.values(), name="member")
     return keras.Model(images, {name: tensors[name] for name in wanted} | made, name="member")
+
+
+def _normalize(backbone: str) -> keras.layers.Layer:
+    mean, std = normalization(backbone)
+    # float32: bfloat16 would round the scale by up to 0.4 %.
+    return keras.layers.Rescaling(
+        scale=[1.0 / (255.0 * s) for s in std],
+        offset=[-m / s for m, s in zip(mean, std, strict=True)],
+        dtype="float32",
+        name="normalize",
+    )
 
 
 def embedding_model(model: keras.Model) -> keras.Model:

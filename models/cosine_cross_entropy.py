@@ -64,14 +64,11 @@ def cosine_cross_entropy(
         shifted, slope = heads.own_class_margin(target, margin, sizes)  # (B,), (B,)
         rest = ops.logsumexp(ops.where(own, EXCLUDED, number * cosines), axis=1)  # (B,)
         lead = number[:, 0] * shifted - rest  # (B,)
-        losses = ops.softplus(-lead)  # (B,)
-        best = ops.max(ops.where(own, -2.0, cosines), axis=1)  # (B,)
 
         def gradient(*args, upstream=None):
             upstream = _column(_of_losses(args if upstream is None else upstream))  # (B, 1)
             doubt = -ops.sigmoid(-lead)  # (B,)
-            total = _column(rest + ops.softplus(lead))  # (B, 1) ln Σ_j exp(logit)
-            push = ops.exp(number * cosines - total)  # (B, C) softmax
+            push = ops.exp(number * cosines - _column(rest + ops.softplus(lead)))  # (B, C) softmax
             slopes = number * upstream * ops.where(own, _column(doubt * slope), push)  # (B, C)
             slopes = _to_nearest(slopes, each, sub_centers)  # (B, C·K) d loss / d cosine
             to_embeddings = _embedding_gradient(units, lengths, slopes * center_lengths, centers)
@@ -80,11 +77,16 @@ def cosine_cross_entropy(
                 to_embeddings += _above_floor(lengths) * upstream * _column(stretch) * units
             return to_embeddings, _center_gradient(units, centers, center_lengths, each, slopes)
 
-        return (losses, ops.cast(target > best, "float32"), ops.mean(number), target), gradient
+        correct = ops.cast(target > ops.max(ops.where(own, -2.0, cosines), axis=1), "float32")
+        return (ops.softplus(-lead), correct, ops.mean(number), target), gradient
 
-    outputs = head(ops.cast(embeddings, "float32"), ops.cast(centers, "float32"))
-    outputs = (outputs[0], *(ops.stop_gradient(output) for output in outputs[1:]))
-    return dict(zip(("loss", "correct", "scale", "target_cosine"), outputs, strict=True))
+    return _named(*head(ops.cast(embeddings, "float32"), ops.cast(centers, "float32")))
+
+
+def _named(loss, *others) -> dict:
+    others = (ops.stop_gradient(output) for output in others)
+    names = ("correct", "scale", "target_cosine")
+    return {"loss": loss, **dict(zip(names, others, strict=True))}
 
 
 def _scale(rule, cosines, labels, gather, lengths):

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from models import folding, region_tasks, terms
+from models.auxiliary_terms import RegionTerm
 from models.cosine_cross_entropy import cosine_cross_entropy
 from models.heads import CosineSoftmax
 from models.losses import CosineSoftmaxCrossEntropy
@@ -142,7 +143,7 @@ class SumOfTerms:
         self.replica_id = replica_id
 
     def __call__(self, model: keras.Model, images, labels, training: bool) -> dict:
-        shuffle = next((p for p in self.parts if isinstance(p, terms.RegionTerm)), None)
+        shuffle = next((p for p in self.parts if isinstance(p, RegionTerm)), None)
         sources = None
         if shuffle and training:
             images, sources = shuffle.shuffle(model, images)  # (2b, S, S, 3)

@@ -4,7 +4,7 @@ import pathlib
 
 import keras
 
-from models import backbones, necks, terms  # noqa: F401  (register their classes with Keras)
+from models import auxiliary_terms, backbones, necks, pair_terms  # noqa: F401  (register their classes with Keras)
 
 
 def load_model(path: str) -> keras.Model:

@@ -124,7 +124,7 @@ def test_contradictions_are_refused():
         dataclasses.replace(stage, average="swa", average_from=1.0)
     with pytest.raises(ValueError, match="frozen BatchNorm takes no statistics"):
         Model(batchnorm="synchronized")
-    with pytest.raises(ValueError, match="a divisor of the batch of 8. Received: 3"):
+    with pytest.raises(ValueError, match=r"a divisor of the batch of 8\. Received: 3"):
         dataclasses.replace(stage, batches="classes", images_per_class=3)
     with pytest.raises(ValueError, match="1, 2, … in order"):
         Recipe("x", (Member("A", Model()),), (stage, stage))
