@@ -6,9 +6,11 @@ Each row is a member of a recipe's small twin (`recipes.twins`), so backbone, im
 optimizer are the same for all and what differs is neck, losses, batches and augmentation; with
 `--set` of what its name says. All train for `--epochs` passes over images of 56 px, those at 64 px
 and those that see each image twice (DCL) for fewer in proportion; the CPU seconds are printed. Rows
-of "20 % noise" train on a table with that share of the labels moved to another class. Trains `--seeds` times, each in a process of its own on one core, and
-prints mean and spread (standard deviation) of mAP@100, R@1 and GAP on queries of other classes,
-searched exactly without post-processing. A second run does only what is missing.
+of "20 % noise" train on a table with that share of the labels moved to another class.
+
+Trains `--seeds` times, each in a process of its own on one core, and prints mean and spread
+(standard deviation) of mAP@100, R@1 and GAP on queries of other classes, searched exactly without
+post-processing. A second run does only what is missing.
 """
 
 import argparse

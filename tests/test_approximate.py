@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from retrieval import search
-from retrieval.nearest import approximate
+from retrieval.nearest import approximate, searchers
 from retrieval.nearest.approximate import ScannSearcher
 from retrieval.nearest.exact import ExactSearcher
 from retrieval.nearest.scann_parameters import Parameters, suggest
@@ -194,13 +193,13 @@ def test_building_leaves_stderr_alone(capfd):
 
 def test_make_searcher_chooses():
     vectors, _ = clusters(30, 4)
-    assert isinstance(search.make_searcher("exact", vectors, 5), ExactSearcher)
-    assert isinstance(search.make_searcher("auto", vectors, 5), ExactSearcher)
-    assert isinstance(search.make_searcher("scann", vectors, 5), ScannSearcher)
-    assert search.resolve("auto", 19_999) == "exact"
-    assert search.resolve("auto", 20_000) == "scann"
+    assert isinstance(searchers.make_searcher("exact", vectors, 5), ExactSearcher)
+    assert isinstance(searchers.make_searcher("auto", vectors, 5), ExactSearcher)
+    assert isinstance(searchers.make_searcher("scann", vectors, 5), ScannSearcher)
+    assert searchers.resolve("auto", 19_999) == "exact"
+    assert searchers.resolve("auto", 20_000) == "scann"
     with pytest.raises(ValueError, match="Received: 'faiss'"):
-        search.make_searcher("faiss", vectors, 5)
+        searchers.make_searcher("faiss", vectors, 5)
 
 
 def test_a_missing_scann_is_named(monkeypatch):

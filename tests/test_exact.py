@@ -104,7 +104,7 @@ def test_searches_side_by_side_give_the_threads_of_the_blas_back():
     searcher = ExactSearcher(vectors)
     expected, _ = slow_search(vectors, vectors[:50], 5)
     with ThreadPoolExecutor(4) as pool:
-        for positions, _ in pool.map(lambda _: searcher.search(vectors[:50], 5), range(20)):
+        for positions, _ in pool.map(lambda _: searcher.search(vectors[:50], 5), range(8)):
             np.testing.assert_array_equal(positions, expected)
     after = [module["num_threads"] for module in threadpoolctl.threadpool_info()]
     assert after == before

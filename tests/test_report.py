@@ -26,6 +26,14 @@ def workdir(tmp_path):
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A job's folder and its page, which no test changes."""
+    folder = tmp_path_factory.mktemp("job")
+    write_job(folder)
+    return folder, write_page(folder)
+
+
 def write_page(workdir):
     output = workdir / "report.html"
     report.write_job_report(results=str(workdir / "results.json"), output=str(output))
@@ -36,8 +44,8 @@ def plain(reader):
     return re.sub(r"\s+", " ", " ".join(reader.text))
 
 
-def test_page_of_a_job_shows_its_rows_and_escapes_every_text(workdir):
-    reader = Reader(write_page(workdir))
+def test_page_of_a_job_shows_its_rows_and_escapes_every_text(written):
+    reader = Reader(written[1])
     text = plain(reader)
     for row in ROWS:
         assert row[0] in text
@@ -116,8 +124,8 @@ def test_predictions_that_do_not_fit_are_named(tmp_path):
         sections.load(report.Inputs(**solution | {"query": [other]}, predictions=file))
 
 
-def test_page_loads_nothing_and_runs_its_own_script_only(workdir):
-    page = write_page(workdir)
+def test_page_loads_nothing_and_runs_its_own_script_only(written):
+    page = written[1]
     assert "http:" not in page
     assert "https:" not in page
     assert "@import" not in page
@@ -187,8 +195,8 @@ def test_long_ids_are_cut(tmp_path):
     assert data_of(output.read_text())["ids"][0] == "00" + "x" * 45 + "…"
 
 
-def test_ids_in_the_page_are_unique_and_known(workdir):
-    page = write_page(workdir)
+def test_ids_in_the_page_are_unique_and_known(written):
+    page = written[1]
     ids = [attributes["id"] for _, attributes in Reader(page).elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     used = set(re.findall(r"url\(#([^)]*)\)", page)) | set(re.findall(r'href="#([^"]*)"', page))
@@ -197,8 +205,8 @@ def test_ids_in_the_page_are_unique_and_known(workdir):
     assert used <= set(ids)
 
 
-def test_charts_take_the_colours_of_the_page(workdir):
-    page = write_page(workdir)
+def test_charts_take_the_colours_of_the_page(written):
+    page = written[1]
     charts_of_page = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
     # progress; precision and recall twice; scores twice; loss, accuracy, learning rate
     assert len(charts_of_page) == 1 + 2 + 2 + 3
@@ -209,8 +217,8 @@ def test_charts_take_the_colours_of_the_page(workdir):
     assert "96 px" in charts_of_page[-1]
 
 
-def test_every_picture_and_chart_has_a_text(workdir):
-    reader = Reader(write_page(workdir))
+def test_every_picture_and_chart_has_a_text(written):
+    reader = Reader(written[1])
     images = [picture for picture in reader.all("img") if picture.get("id") != "map-sheet"]
     assert len(images) >= 6 * 11
     assert all(picture["alt"] for picture in images)
@@ -222,7 +230,8 @@ def test_every_picture_and_chart_has_a_text(workdir):
     )
 
 
-def test_right_and_wrong_are_marked_in_order(workdir):
+def test_right_and_wrong_are_marked_in_order(written):
+    workdir, text = written
     inputs = report.from_json(report.read_results(workdir / "results.json")["inputs"], workdir)
     page = sections.load(inputs)
     # Ids end in their number, and classes come in turn.
@@ -235,7 +244,7 @@ def test_right_and_wrong_are_marked_in_order(workdir):
         assert [picture.id for picture, _ in shown.answers] == [
             page.run.index_ids[position] for position in page.run.positions[row, :10]
         ]
-    reader = Reader(write_page(workdir))
+    reader = Reader(text)
     marks = [item["class"] for item in reader.all("li") if "class" in item]
     assert len(marks) == 6 * 10
     assert "".join(reader.text).count("✓") == 1 + marks.count("right")  # 1: the legend
@@ -256,8 +265,8 @@ def test_page_without_tables_says_what_it_can(tmp_path):
     assert data_of(output.read_text())["kind"].count(3) == 1
 
 
-def test_equal_inputs_give_an_equal_page(workdir):
-    assert write_page(workdir) == write_page(workdir)
+def test_equal_inputs_give_an_equal_page(written):
+    assert write_page(written[0]) == written[1]
 
 
 def test_command_line_answers_from_another_folder(workdir):

@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import scipy.linalg
 
 from retrieval.projecting import covariance
 from retrieval.projecting.projections import Normalisation, Power, Projection, Transform
@@ -70,7 +69,7 @@ def fit_pca(
     stream = _Stream(vectors, after)
     found = covariance.moments(stream)
     spread = _shrunk(found.scatter / found.count, shrinkage)
-    variances, axes = (part[..., ::-1] for part in scipy.linalg.eigh(spread))
+    variances, axes = (part[..., ::-1] for part in linalg().eigh(spread))
     dimension = _within_rank(dimension, variances, found.count)
     matrix = axes[:, :dimension] / variances[:dimension] ** (exponent / 2)
     return stream.result(
@@ -125,9 +124,9 @@ def fit_learned_whitening(
     found = covariance.moments(stream)
     centre, within = covariance.difference_covariance(vectors, *pairs, stream.transform)
     within = _shrunk(within, shrinkage)
-    _check_spanned(scipy.linalg.eigvalsh(within), pairs.shape[1])
+    _check_spanned(linalg().eigvalsh(within), pairs.shape[1])
     variances, axes = (
-        part[..., ::-1] for part in scipy.linalg.eigh(found.about(centre) / found.count, within)
+        part[..., ::-1] for part in linalg().eigh(found.about(centre) / found.count, within)
     )
     dimension = _within_rank(dimension, variances, found.count)
     return stream.result(
