@@ -42,9 +42,9 @@ class BatchFeatureErasing(keras.layers.Layer):
         self, height: float = 1 / 3, width: float = 1.0, seed: int | None = None, **kwargs
     ):
         super().__init__(**kwargs)
-        if not (0 < height <= 1 and 0 < width <= 1 and height * width < 1):
+        if not (0 <= height <= 1 and 0 <= width <= 1 and height * width < 1):
             raise ValueError(
-                "erasing: expected shares above 0 and at most 1, not both 1. "
+                "erasing: expected shares from 0 (nothing is erased) to 1, not both 1. "
                 f"Received: {height}, {width}"
             )
         self.height = height
