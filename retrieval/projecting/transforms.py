@@ -59,6 +59,8 @@ def fit_pca(
     Raises:
         ValueError: if an argument does not fit, or the set spans fewer than d axes.
     """
+    from scipy import linalg
+
     _check_fit(vectors, shrinkage)
     exponent = float(whiten)
     if not 0 <= exponent <= 1 or (shrinkage and not exponent):
@@ -69,7 +71,7 @@ def fit_pca(
     stream = _Stream(vectors, after)
     found = covariance.moments(stream)
     spread = _shrunk(found.scatter / found.count, shrinkage)
-    variances, axes = (part[..., ::-1] for part in linalg().eigh(spread))
+    variances, axes = (part[..., ::-1] for part in linalg.eigh(spread))
     dimension = _within_rank(dimension, variances, found.count)
     matrix = axes[:, :dimension] / variances[:dimension] ** (exponent / 2)
     return stream.result(
@@ -117,6 +119,8 @@ def fit_learned_whitening(
     Raises:
         ValueError: if an argument does not fit, or the pairs or the set span too few axes.
     """
+    from scipy import linalg
+
     _check_fit(vectors, shrinkage)
     pairs = np.stack([np.asarray(query_rows), np.asarray(positive_rows)])  # (2, P)
     _check_pairs(pairs, len(vectors))
@@ -124,9 +128,9 @@ def fit_learned_whitening(
     found = covariance.moments(stream)
     centre, within = covariance.difference_covariance(vectors, *pairs, stream.transform)
     within = _shrunk(within, shrinkage)
-    _check_spanned(linalg().eigvalsh(within), pairs.shape[1])
+    _check_spanned(linalg.eigvalsh(within), pairs.shape[1])
     variances, axes = (
-        part[..., ::-1] for part in linalg().eigh(found.about(centre) / found.count, within)
+        part[..., ::-1] for part in linalg.eigh(found.about(centre) / found.count, within)
     )
     dimension = _within_rank(dimension, variances, found.count)
     return stream.result(
