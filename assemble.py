@@ -36,6 +36,8 @@ NETWORK_FIELDS = (
     "pooling",
     "embedding_dim",
 )
+# Bytes of a TPU core that blocks are computed twice for, see `models.folding.embed`.
+VECTOR_MEMORY = 0
 LOSSES = {
     COSINE: terms.CosineTerm,
     "softmax": terms.SoftmaxTerm,
@@ -163,8 +165,7 @@ def make_objective(network: Model, stage: Stage, parts: Sequence[terms.Term]):
                 **{name: options[name] for name in ("scale", "margin", "margin_size")}
             ),
             gather=replicas.gather if parts[0].is_global else None,
-            freeze_batchnorm=network.freeze_batchnorm,
-            rematerialize=stage.rematerialize,
+            **_inside(network, stage),
         )
     if stage.rematerialize:
         raise ValueError(
@@ -188,8 +189,16 @@ def sharded_objective(network: Model, stage: Stage, head: ShardedHead) -> Sharde
         sample_rate=network.sample_rate,
         seed=draw_seed(),
     )
-    embed = Embedder(freeze_batchnorm=network.freeze_batchnorm, rematerialize=stage.rematerialize)
-    return ShardedObjective(head, rule, embed)
+    return ShardedObjective(head, rule, Embedder(**_inside(network, stage)))
+
+
+def _inside(network: Model, stage: Stage) -> dict:
+    """Returns how the network is run, see `models.objectives.Embedder`; in the strategy's scope."""
+    return {
+        "freeze_batchnorm": network.freeze_batchnorm,
+        "rematerialize": stage.rematerialize,
+        "vmem": VECTOR_MEMORY if replicas.is_one_program() else None,
+    }
 
 
 def draw_seed() -> int:
