@@ -30,7 +30,7 @@ def start(words, **options):
 def run(words, **options):
     """Returns (exit code, what was printed as errors)."""
     with start(words, **options) as process:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     return process.returncode, errors
 
 
@@ -106,7 +106,7 @@ def test_ctrl_c(many, tmp_path):
     with start(into(words, out), start_new_session=True) as process:
         wait_for(lambda: shards_in(out) > 2, process)
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "write.py: stopped; the same command goes on from here\n" in errors
     assert run(into(words, out))[0] == 3
@@ -135,7 +135,7 @@ def test_the_loss_of_a_worker_ends_the_command(many, tmp_path):
         wait_for(lambda: shards_in(out) > 2, process)
         newest = max(children(process.pid))
         os.kill(newest, signal.SIGKILL)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "Traceback" not in errors
     assert "write.py: a process at work on write_shard has ended with exit code -9" in errors
