@@ -1,23 +1,13 @@
-"""What to train: one file per published system, data only."""
+"""What to train: one file per published system, data only. A new file here is a new recipe."""
 
 import importlib
+import pkgutil
 
 from recipes import twins
 from recipes.schema import Recipe
 
-NAMES = (
-    "glr2020_1st",
-    "aliproducts",
-    "bag_of_tricks",
-    "digix_cgd",
-    "landmark_recognition_2020",
-    "renet",
-    "taobao_live",
-    "demo",
-    "grocery",
-    "omniglot",
-    "tiny",
-)
+NOT_RECIPES = ("layout", "schema", "settings", "twins")
+NAMES = tuple(m.name for m in pkgutil.iter_modules(__path__) if m.name not in NOT_RECIPES)
 
 
 def load(name: str) -> Recipe:
