@@ -102,7 +102,7 @@ def test_wrong_settings_are_explained(setting, message):
 
 
 def test_unknown_names_are_explained():
-    with pytest.raises(ValueError, match="one of aliproducts, .*or with _tiny"):
+    with pytest.raises(ValueError, match=r"one of aliproducts, .*or with _tiny"):
         recipes.load("glr2021")
     recipe = recipes.load("glr2020_1st")
     with pytest.raises(ValueError, match="has A, B, C, D"):
