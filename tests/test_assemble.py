@@ -54,12 +54,12 @@ SYSTEMS = {
 @pytest.mark.parametrize("name", recipes.NAMES)
 def test_every_text_of_a_recipe_is_understood(name):
     recipe = recipes.load(name)
-    for stage in recipe.stages:
-        augmentations.build(stage.augmentation, size=stage.image_size)
-        for member in recipe.members:
+    for member in recipe.members:
+        assert assemble.network_fields(member.model)["backbone"] in backbones.NAMES
+        for stage in recipe.stages_of(member, "all"):
+            augmentations.build(stage.augmentation, size=stage.image_size)
             counts = np.arange(1, 5)
             assert assemble.make_terms(member.model, stage, counts)[0].name == "head"
-            assert assemble.network_fields(member.model)["backbone"] in backbones.NAMES
 
 
 def examples(count, seed=0):
@@ -110,14 +110,18 @@ def test_every_system_trains_saves_and_hands_over(system, tmp_path):
 
 
 def test_two_replicas_train_like_one():
-    """Pairs, centres and memories are those of the global batch."""
+    """Pairs, centres and memories are those of the global batch.
+
+    Rounding may be a thousandth of what three steps change: the hardest pair and ReLU's zeros
+    make it larger than that of a smooth loss.
+    """
     data = examples(6 * BATCH)
-    ends = []
+    starts, ends = [], []
     for replicas in (1, 2):
         trainer = make_trainer("everything", replicas)
-        batches = iter(trainers.distributed(trainer, data, BATCH))
-        trainer.train(batches, 3)
         weights = [weight for weight in trainer.model.weights if "seed" not in weight.path]
+        starts.append([np.array(weight) for weight in weights])
+        trainer.train(iter(trainers.distributed(trainer, data, BATCH)), 3)
         ends.append([np.array(weight) for weight in weights])
-    for one, two in zip(*ends, strict=True):
-        np.testing.assert_allclose(two, one, rtol=0, atol=1e-4 * max(1.0, np.abs(one).max()))
+    for start, one, two in zip(starts[0], *ends, strict=True):
+        assert np.linalg.norm(two - one) <= 1e-3 * np.linalg.norm(one - start) + 1e-6
