@@ -101,6 +101,15 @@ def test_a_grid_of_pictures():
     assert (pictures.grid(large) == 77).all()
 
 
+def test_a_grid_of_pictures_that_are_not_square():
+    images = np.random.default_rng(1).integers(0, 256, (8, 10, 20, 3), dtype=np.uint8)
+    grid = pictures.grid(images)
+    assert grid.shape == (20, 120, 3)
+    np.testing.assert_array_equal(grid[10:20, 20:40], images[7])
+    large = np.full((3, 400, 200, 3), 77, np.uint8)
+    assert pictures.grid(large).shape == (160, 3 * 80, 3)
+
+
 def test_ids_are_those_of_the_batch_that_training_sees(shards):
     """The label of each id is that of the image at its place, over the end of an epoch too."""
     keras.utils.set_random_seed(1)  # as train.py does
