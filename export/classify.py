@@ -30,9 +30,8 @@ from export.classifier import Classifier, Member, class_names, scale_of
 from export.embed import add_source, check_source, source_of
 from export.images import Source
 from export.parts import Decoded, decoded
-from export.savedmodel import members_of, square_of
+from export.savedmodel import add_members, members_of, square_of
 from export.views import parse
-from input_pipeline import ops
 from progress import Progress, ordered_map
 from recipes import layout
 
@@ -205,17 +204,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_members(parser, "average")
     add = parser.add_argument
-    add("--recipe", required=True, help=", ".join(recipes.NAMES))
-    add("--workdir", help="of the training (default: runs/RECIPE)")
-    add("--member", help="one member (default: the average of all)")
-    add("--stage", type=int, help="after this stage (default: the last)")
-    add("--image-size", type=int, help="pixels (default: the stage's)")
-    add(
-        "--fit",
-        choices=ops.FITS,
-        help="how an image becomes a square (default: the recipe's)",
-    )
     add("--views", help="as in export/savedmodel.py (default: the recipe's)")
     add("--scale", type=float, help="of the softmax (default: the last one in the training's log)")
     add("--classes", metavar="DIR", help="shards of the training (default: --data)")

@@ -201,13 +201,17 @@ def members_of(recipe, member: str | None, stage: int | None) -> list[tuple]:
     return pairs
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+def add_members(parser: argparse.ArgumentParser, together: str) -> None:
+    """Adds the options that say which finished models, and how an image becomes their input.
+
+    Args:
+        parser: of a command.
+        together: what all members are, for the help.
+    """
     add = parser.add_argument
     add("--recipe", required=True, help=", ".join(recipes.NAMES))
     add("--workdir", help="of the training (default: runs/RECIPE)")
-    add("--member", help="one member (default: the ensemble of all)")
+    add("--member", help=f"one member (default: the {together} of all)")
     add("--stage", type=int, help="after this stage (default: the last)")
     add("--image-size", type=int, help="pixels (default: the stage's)")
     add(
@@ -215,6 +219,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         choices=ops.FITS,
         help="how an image becomes a square (default: the recipe's)",
     )
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    add_members(parser, "ensemble")
+    add = parser.add_argument
     add(
         "--views",
         help="what a network is shown of an image: plain, flips, horizontal_flip, "
