@@ -15,7 +15,7 @@ from conftest import ROOT
 from tools import fits_tpu
 from training import ahead_of_time
 from training.ahead_of_time import GIB, CannotCompileError
-from training.ahead_of_time_buffers import fullest_moment, padded_bytes
+from training.ahead_of_time_buffers import fullest_moment, hbm_traffic, padded_bytes
 
 
 def compiler_or_skip():
@@ -43,7 +43,8 @@ def test_tiny_step_fits_four_generations(tmp_path, capsys):
         assert 1.4e6 < row["arguments"] < row["needed"] < 0.1 * GIB
         assert row["aliased"] > 1.4e6  # the variables are updated in place
         assert row["flops"] > 1e6
-        assert row["bytes_accessed"] > row["arguments"]
+        # Weights and momentum are read and written.
+        assert row["bytes_accessed"] > row["hbm_traffic"] > 1.4e6 + row["arguments"]
         # Liveness and the compiler's own figure, which has its gaps and its reserve.
         assert row["buffers"]["total"] == pytest.approx(row["peak"], rel=0.1, abs=16 * 2**20)
         names = [buffer["name"] for buffer in row["buffers"]["largest"]]
@@ -239,6 +240,21 @@ def test_fullest_moment_by_hand():
         ("weights", 4 * 1024),
         ("wide", 4 * 1024),
     ]
+
+
+def test_traffic_by_hand():
+    # %a, the copy of %a0 into other memory, %b, and %c, which reads that copy.
+    expected = 4 * ((2048 + 4096 + 1024) + 4096 + (1024 + 1024 + 1024) + (1024 + 1024))
+    assert hbm_traffic(MODULE) == expected
+    slices = MODULE.replace(
+        "  %b =",
+        """  %s = ((f32[4096]{0:T(1024)}), f32[2048]{0:T(1024)S(1)}, s32[]{:S(2)}) slice-start(%a0)
+  %sd = f32[2048]{0:T(1024)S(1)} slice-done(%s)
+  %copy = f32[2048]{0:T(1024)} copy(%sd)
+  %b =""",
+    )
+    # Half of %a0 is read, and later written back.
+    assert hbm_traffic(slices) == expected + 4 * (2048 + 2048)
 
 
 @pytest.mark.parametrize("fixed", [0.5, 3.0])

@@ -223,11 +223,11 @@ def report(result: dict, largest: int = 8) -> str:
 
 def _costs(result: dict) -> list[str]:
     parts = ", ".join(f"{n} {_gib(result[n])}" for n in ("arguments", "temporaries", "code"))
-    gigabytes = result["bytes_accessed"] / 1e9
+    accessed, traffic = (result[name] / 1e9 for name in ("bytes_accessed", "hbm_traffic"))
     return [
         f"  {parts}; alive at the fullest moment {_gib(result['peak'])}",
-        f"  {result['flops'] / 1e9:,.1f} Gflop, {gigabytes:,.2f} GB accessed "
-        f"({gigabytes / result['batch_per_core']:,.2f} per image)",
+        f"  {result['flops'] / 1e9:,.1f} Gflop, {accessed:,.2f} GB accessed, of which in HBM "
+        f"{traffic:,.2f} ({traffic / result['batch_per_core']:,.2f} per image)",
     ]
 
 
@@ -235,19 +235,19 @@ def table(results: list[dict]) -> str:
     """Returns results as a Markdown table, one line each."""
     lines = [
         "| backbone | px | classes | batch | topology | HBM needed / available, GiB | fits "
-        "| Gflop | GB accessed | GB per image | compile |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| Gflop | GB accessed | in HBM | per image | compile |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in results:
         cells = [row["backbone"], row["image_size"], f"{row['classes']:,}", row["batch_per_core"]]
         cells += [row["topology"], f"{_gib(row['needed'])} / {_gib(row['available'])}"]
         cells.append("yes" if row["fits"] else "no")
         if row["fits"]:
-            gigabytes = row["bytes_accessed"] / 1e9
-            cells += [f"{row['flops'] / 1e9:,.0f}", f"{gigabytes:,.1f}"]
-            cells.append(f"{gigabytes / row['batch_per_core']:,.2f}")
+            accessed, traffic = (row[name] / 1e9 for name in ("bytes_accessed", "hbm_traffic"))
+            cells += [f"{row['flops'] / 1e9:,.0f}", f"{accessed:,.1f}", f"{traffic:,.1f}"]
+            cells.append(f"{traffic / row['batch_per_core']:,.2f}")
         else:
-            cells += ["", "", ""]
+            cells += ["", "", "", ""]
         cells.append(format_seconds(row["compile_seconds"]))
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)

@@ -128,8 +128,8 @@ def compile_step(
     Returns:
         fits; needed, available (bytes of HBM per core); buffers (see
         `ahead_of_time_buffers.fullest_moment`); compile_seconds; host_memory (bytes). Where it
-        fits also arguments, outputs, aliased, temporaries, code, peak (bytes), flops and
-        bytes_accessed, else reason.
+        fits also arguments, outputs, aliased, temporaries, code, peak (bytes), flops,
+        bytes_accessed and, of those, hbm_traffic; else reason.
 
     Raises:
         CannotCompileError: any other answer than the two.

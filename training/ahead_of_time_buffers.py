@@ -1,4 +1,4 @@
-"""What lies in a TPU's memory at the fullest moment of a compiled program.
+"""What lies in a TPU's memory at a compiled program's fullest moment, and what goes to and fro.
 
 Read from the program's text after the compiler's schedule, since its own list of allocations is
 not handed out. Shapes count with their padding: on a TPU the two innermost dimensions of an array
@@ -17,6 +17,7 @@ _IN_PLACE = re.compile(r'"indices":\["(\d+)","(\d+)"\]')
 _OPERATION = re.compile(r'op_name="([^"]*)"')
 # Their results are their operands' own buffers.
 _VIEWS = ("bitcast", "tuple", "while", "optimization-barrier")
+_MOVE_NOTHING = (*_VIEWS, "get-tuple-element", "parameter", "constant", "conditional")
 
 
 @dataclasses.dataclass
@@ -67,6 +68,38 @@ def fullest_moment(text: str, parameters: Sequence[str] = (), largest: int = 12)
     return {"total": fullest, "largest": shown}
 
 
+def hbm_traffic(text: str) -> int:
+    """Returns the bytes that the program reads from HBM and writes to it.
+
+    The compiler's own "bytes accessed" counts the core's vector memory as well, and every array
+    that it moves there beforehand twice more. Here an operand of which a fusion reads a part
+    counts whole, and what loops do inside does not count.
+
+    Args:
+        text: of a scheduled, compiled module.
+    """
+    total = 0
+    sizes: dict[str, list[int]] = {}  # of what each instruction makes
+    for found in _instructions(text):
+        _, name, kind, operation, operands, _ = found.groups()
+        sizes[name] = [_size(match) for match in _SHAPE.finditer(kind)]
+        read = [size for operand in _names(operands) for size in sizes.get(operand, [])]
+        if operation == "slice-start":
+            total += _moved_slice(kind)
+        elif operation in ("copy-start", "async-start"):  # their result repeats the operands
+            total += sum(sizes[name])
+        elif operation not in _MOVE_NOTHING and not operation.endswith("-done"):
+            total += sum(sizes[name]) + sum(read)
+    return total
+
+
+def _moved_slice(kind: str) -> int:
+    """Returns what is read for a part, of a result `((whole), part, context)`, and written."""
+    whole, part = list(_SHAPE.finditer(kind))[:2]
+    bare = padded_bytes(part[1], _dimensions(part), re.sub(r"S\(\d+\)", "", part[4] or ""))
+    return (bare if _size(whole) else 0) + _size(part)
+
+
 def padded_bytes(kind: str, dimensions: Sequence[int], layout: str) -> int:
     """Returns the size of an array in HBM; 0 for one in another memory.
 
@@ -107,7 +140,7 @@ class _Reader:
         return [buffer for buffer in self.buffers if buffer.begin < 0]
 
     def _read(self, time, root, name, kind, operation, operands, rest):
-        names = re.findall(r"%([^\s,]+)", operands)
+        names = _names(operands)
         used = [buffer for operand in names for buffer in self._values.get(operand, [])]
         for buffer in filter(None, used):
             buffer.end = time
@@ -157,8 +190,7 @@ class _Reader:
     def _new(self, kind, time, name) -> list[Buffer | None]:
         values: list[Buffer | None] = []
         for match in _SHAPE.finditer(kind):
-            dimensions = [int(size) for size in match[3].split(",") if size]
-            size = padded_bytes(match[1], dimensions, match[4] or "")
+            size = _size(match)
             shape = f"{match[1]}[{match[3]}]"
             values.append(Buffer(name, shape, size, time, time) if size else None)
         self.buffers += filter(None, values)
@@ -173,6 +205,18 @@ def _instructions(text: str) -> Iterator[re.Match]:
         match = _INSTRUCTION.match(line)
         if match:
             yield match
+
+
+def _names(operands: str) -> list[str]:
+    return re.findall(r"%([^\s,]+)", operands)
+
+
+def _dimensions(shape: re.Match) -> list[int]:
+    return [int(size) for size in shape[3].split(",") if size]
+
+
+def _size(shape: re.Match) -> int:
+    return padded_bytes(shape[1], _dimensions(shape), shape[4] or "")
 
 
 def _operation_name(rest: str, default: str) -> str:

@@ -59,6 +59,7 @@ def compile_saved(folder: str, topology: str) -> dict:
         "peak": memory.peak_memory_in_bytes,
         "flops": cost["flops"],
         "bytes_accessed": cost["bytes accessed"],
+        "hbm_traffic": ahead_of_time_buffers.hbm_traffic(text),
         "buffers": ahead_of_time_buffers.fullest_moment(text, step["parameters"]),
     }
 
