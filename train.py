@@ -13,7 +13,6 @@ import tensorflow_wheels
 os.environ.update(tensorflow_wheels.environment())  # before TensorFlow is imported
 
 import keras
-import tensorflow as tf
 
 import assemble
 import recipes
@@ -22,12 +21,10 @@ from recipes import layout
 from recipes.schema import Member, Recipe, Stage
 from recipes.settings import override
 from training import profiling, stages, strategy, tpu
+from training.exits import exit_code
 from training.hand_over import hand_over
 from training.hosts import Hosts
 from training.plan import Plan
-from training.probes import DeviceError
-from training.stop_signal import StoppedError
-from training.writing import StorageError
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -118,43 +115,25 @@ def run_stage(where, recipe: Recipe, member: Member, stage: Stage, args) -> None
     stages.run_stage(model_path, trainer, plan, num_classes=images.num_classes, **inputs)
 
 
+def run(args: argparse.Namespace) -> None:
+    """Trains the stages that the command line names; raises as `training.exits` tells."""
+    recipe = override(recipes.load(args.recipe), args.set)
+    args.workdir = args.workdir or os.path.join("runs", recipe.name)
+    member = recipe.member(args.member)
+    chosen = recipe.stages_of(member, args.stage)
+    where = strategy.make_strategy(args.tpu, cpus=args.cpus)
+    tpu.check_paths(where, data=args.data)
+    keras.config.set_dtype_policy(strategy.precision_for(where))
+    print(f"recipe {recipe.name}: {strategy.describe(where)}", flush=True)
+    for stage in chosen:
+        run_stage(where, recipe, member, stage, args)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     args = parse_args(argv)
-    try:
-        recipe = override(recipes.load(args.recipe), args.set)
-        args.workdir = args.workdir or os.path.join("runs", recipe.name)
-        member = recipe.member(args.member)
-        chosen = recipe.stages_of(member, args.stage)
-        where = strategy.make_strategy(args.tpu, cpus=args.cpus)
-        tpu.check_paths(where, data=args.data)
-        keras.config.set_dtype_policy(strategy.precision_for(where))
-        print(f"recipe {recipe.name}: {strategy.describe(where)}", flush=True)
-        for stage in chosen:
-            run_stage(where, recipe, member, stage, args)
-    except (ValueError, FileNotFoundError, FloatingPointError, DeviceError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except tf.errors.DataLossError:  # any other way on would move all later images
-        print(
-            f"error: a shard is damaged: python tfrecords_tools/check.py {args.data} says which",
-            file=sys.stderr,
-        )
-        return 1
-    except tf.errors.UnavailableError:
-        print(
-            "error: another host, the TPU or a bucket no longer answers; the same command, started "
-            "again on every host, goes on from the last checkpoint",
-            file=sys.stderr,
-        )
-        return 1
-    except (StorageError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (StoppedError, KeyboardInterrupt) as stopped:
-        print(f"{stopped or 'stopped'}; the same command goes on from there", file=sys.stderr)
-        return 130
-    return 0
+    check = f"python tfrecords_tools/check.py {args.data}"
+    return exit_code(lambda: run(args), damaged=f"a shard is damaged: {check} says which")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 The same command, given again after a stop or a crash, goes on where the last checkpoint is. Boxes
 and images that cannot be used are left out and listed in rejects.csv of the workdir. In the log
-"accuracy" is the share of object points whose box overlaps the object's by half or more, and
-"cosine" their mean overlap.
+"accuracy" is the share of object points whose box overlaps the object's by half or more.
 """
 
 import argparse
@@ -29,13 +28,12 @@ from detection.network import build_detector
 from detection.objective import DetectionObjective
 from detection.predict import MODEL_NAME, Info
 from progress import Progress
-from training import optimizers, stages, strategy
+from training import optimizers, stages, strategy, tpu
+from training.exits import exit_code
 from training.hosts import Hosts, distribute
 from training.plan import Plan
-from training.probes import DeviceError
-from training.stop_signal import StoppedError
 from training.trainer import Trainer
-from training.writing import StorageError, writing
+from training.writing import writing
 
 REJECTS_NAME = "rejects.csv"
 # The alarm of chance rings as for so many classes: accuracy below 0.1 at a loss above 2.07, about
@@ -240,35 +238,32 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def run(args: argparse.Namespace) -> None:
+    """Trains the detector that the command line describes; raises as `training.exits` tells."""
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
+    settings = Settings(**{**values, "scales": tuple(args.scales)})
+    where = strategy.make_strategy(args.tpu, cpus=args.cpus)
+    images = {"images": args.images} if args.images else {"boxes": args.boxes}
+    tpu.check_paths(where, **images)  # the paths of the images start from there
+    keras.config.set_dtype_policy(strategy.precision_for(where))
+    print(f"detector: {strategy.describe(where)}", flush=True)
+    found = read(args.boxes, args.images, max_boxes=settings.max_boxes, stream=sys.stderr)
+    if Hosts(where).is_chief:
+        write_rejects(args.workdir, found)
+    print(
+        f"{len(found.images)} images, {found.num_boxes} boxes, {len(found.classes)} classes, "
+        f"{len(found.rejects)} rejected",
+        flush=True,
+    )
+    running = Running(args.log_every, args.checkpoint_seconds)
+    fit(found, args.workdir, settings, where=where, running=running)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     args = parse_args(argv)
-    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
-    settings = Settings(**{**values, "scales": tuple(args.scales)})
-    try:
-        where = strategy.make_strategy(args.tpu, cpus=args.cpus)
-        keras.config.set_dtype_policy(strategy.precision_for(where))
-        print(f"detector: {strategy.describe(where)}", flush=True)
-        found = read(args.boxes, args.images, max_boxes=settings.max_boxes, stream=sys.stderr)
-        if Hosts(where).is_chief:
-            write_rejects(args.workdir, found)
-        print(
-            f"{len(found.images)} images, {found.num_boxes} boxes, {len(found.classes)} classes, "
-            f"{len(found.rejects)} rejected",
-            flush=True,
-        )
-        running = Running(args.log_every, args.checkpoint_seconds)
-        fit(found, args.workdir, settings, where=where, running=running)
-    except (ValueError, FileNotFoundError, FloatingPointError, DeviceError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (StorageError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (StoppedError, KeyboardInterrupt) as stopped:
-        print(f"{stopped or 'stopped'}; the same command goes on from there", file=sys.stderr)
-        return 130
-    return 0
+    damaged = f"an image of {args.boxes} can no longer be read: its file is damaged"
+    return exit_code(lambda: run(args), damaged=damaged)
 
 
 if __name__ == "__main__":

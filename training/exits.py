@@ -1,0 +1,48 @@
+"""How a training command ends: its exit code, and one sentence where it failed."""
+
+import sys
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from training.probes import DeviceError
+from training.stop_signal import StoppedError
+from training.writing import StorageError
+
+WRONG = (ValueError, FileNotFoundError, FloatingPointError, DeviceError)
+
+
+def exit_code(work: Callable[[], None], *, damaged: str) -> int:
+    """Does the work of a command; tells a failure in one sentence on stderr.
+
+    Args:
+        work: trains, from the last checkpoint on.
+        damaged: what is told where a file of the data is damaged.
+
+    Returns:
+        0: done. 1: a file, a disk, a bucket or another machine failed. 2: wrong arguments, data or
+        devices, or a step that is not finite. 130: stopped by a signal, with everything saved.
+    """
+    try:
+        work()
+    except WRONG as error:
+        return _told(error, 2)
+    except tf.errors.DataLossError:  # any other way on would move all later images
+        return _told(damaged, 1)
+    except tf.errors.UnavailableError:
+        return _told(
+            "another host, the TPU or a bucket no longer answers; the same command, started again "
+            "on every host, goes on from the last checkpoint",
+            1,
+        )
+    except (StorageError, OSError) as error:
+        return _told(error, 1)
+    except (StoppedError, KeyboardInterrupt) as stopped:
+        print(f"{str(stopped) or 'stopped'}; the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _told(problem: object, code: int) -> int:
+    print(f"error: {problem}", file=sys.stderr)
+    return code
