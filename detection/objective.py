@@ -21,8 +21,8 @@ class DetectionObjective:
     1 − GIoU (arXiv:1902.09630) and the cross-entropy of the quality against the overlap over the
     object points, each divided by the number of object points (at least 1).
 
-    The three named sums beside the loss are what the trainer logs: accuracy is the share of object
-    points whose box overlaps the object's by half or more; the "cosine" is their mean overlap.
+    The accuracy that the trainer logs is the share of object points whose box overlaps the object's
+    by half or more.
 
     Args:
         num_classes: C.
@@ -37,7 +37,7 @@ class DetectionObjective:
         training: whether this is a training step.
 
     Returns:
-        {"loss": `(B,)`, "correct": `(B,)`, "scale": `()`, "target_cosine": `(B,)`}, float32.
+        {"loss": `(B,)`, "correct": `(B,)`}, float32.
 
     Reference:
         Tian et al., arXiv:2006.09214; the overlap in the place of centre-ness is its section 4.
@@ -74,8 +74,6 @@ class DetectionObjective:
         return {
             "loss": focal + over_points(1.0 - generalized) + over_points(entropy),
             "correct": ops.where(found, over_points(good), 1.0),
-            "scale": ops.ones(()),
-            "target_cosine": over_points(overlap),
         }
 
     def targets(self, boxes) -> tuple:

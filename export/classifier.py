@@ -123,14 +123,15 @@ def scale_of(log: str) -> float:
     The head of a cosine softmax gives cosines, and its softmax needs a scale. The training's log
     has the mean scale of the steps of each line. A fixed scale is that; with AdaCos, whose scale
     follows the batch and its labels, the last line's is taken: the one at which the loss, and so
-    the probabilities of the training images, ended. A linear classifier's is 1.
+    the probabilities of the training images, ended. A linear classifier has none in its
+    log, and 1 leaves its logits as they are.
 
     Args:
         log: `log.jsonl` of the stage.
 
     Raises:
         FileNotFoundError: there is no log.
-        ValueError: no line of it tells a scale.
+        ValueError: it has no line of a training step, or the scale is not above 0.
     """
     if not files.exists(log):
         raise FileNotFoundError(
@@ -138,7 +139,7 @@ def scale_of(log: str) -> float:
             "which is not there; --scale gives it without"
         )
     rows = [json.loads(line) for line in files.read(log).decode().splitlines()]
-    scales = [row["scale"] for row in rows if row.get("event") == "train"]
+    scales = [row.get("scale", 1.0) for row in rows if row.get("event") == "train"]
     if not scales or not math.isfinite(scales[-1]) or scales[-1] <= 0:
         raise ValueError(
             f"{log}: expected a last scale above 0. Received: {scales[-1:]}; --scale gives it"

@@ -1,4 +1,4 @@
-"""What a training step computes: from images and labels to the loss, accuracy, scale and cosine."""
+"""What a training step computes: from images and labels to the loss and what is told beside it."""
 
 from collections.abc import Callable, Sequence
 
@@ -118,15 +118,16 @@ class SumOfTerms:
     On held-out images only the terms that classify count, or all where none does.
 
     Args:
-        parts: the terms; accuracy, scale and target cosine are those of the first that classifies.
+        parts: the terms; what is told beside the loss is that of the first that classifies.
         freeze_batchnorm: run the network in inference mode while it trains.
         gather: `(b, …)` → `(R·b, …)` over the replicas.
         replica_id: returns this replica's number, `()` int32.
 
     Call arguments, returns:
         See `CosineSoftmaxObjective`; the model is one of `builder.build_model` with the layers of
-        the terms. Without a term that classifies "correct" says whether the nearest other image
-        of the replica's batch is of the same class, and the target cosine is that to it.
+        the terms. Scale and target cosine are there if the first term that classifies is a cosine
+        softmax. Without such a term "correct" says whether the nearest other image of the
+        replica's batch is of the same class.
     """
 
     def __init__(
@@ -163,12 +164,10 @@ class SumOfTerms:
         first = next((result for part, result in found if part.classifies), None)
         told = first or _nearest_in_batch(values[self.parts[0].on], batch.labels)
         size = labels.shape[0]
-        return {
-            "loss": sum(losses[1:], losses[0]),
-            "correct": told["correct"][:size],
-            "scale": told["scale"],
-            "target_cosine": told["target_cosine"][:size],
-        }
+        outputs = {"loss": sum(losses[1:], losses[0]), "correct": told["correct"][:size]}
+        if "scale" not in told:
+            return outputs
+        return {**outputs, "scale": told["scale"], "target_cosine": told["target_cosine"][:size]}
 
     def _values(self, model: keras.Model, images, training: bool) -> dict:
         symbolic = model.output
@@ -188,11 +187,7 @@ def _nearest_in_batch(embeddings, labels) -> dict:
     unit = ops.normalize(ops.cast(embeddings, "float32"), axis=1)
     cosines = ops.matmul(unit, ops.transpose(unit)) - 3.0 * ops.eye(unit.shape[0])  # (b, b)
     found = ops.take(labels, ops.argmax(cosines, axis=1))
-    return {
-        "correct": ops.cast(ops.equal(found, labels), "float32"),
-        "scale": ops.ones(()),
-        "target_cosine": ops.max(cosines, axis=1),
-    }
+    return {"correct": ops.cast(ops.equal(found, labels), "float32")}
 
 
 def head_of(model: keras.Model) -> CosineSoftmax | None:

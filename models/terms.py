@@ -59,8 +59,8 @@ class Term:
         batch: see `Batch`.
 
     Returns:
-        {"loss": `(b,)` float32}; with `classifies` also "correct" `(b,)`, "scale" `()` and
-        "target_cosine" `(b,)`.
+        {"loss": `(b,)` float32}; with `classifies` also "correct" `(b,)`; of a cosine softmax also
+        "scale" `()` and "target_cosine" `(b,)`.
     """
 
     classifies = False
@@ -184,7 +184,7 @@ class SoftmaxTerm(Term):
         return [(head, self.on)]
 
     def __call__(self, batch: Batch) -> dict:
-        """Returns loss, correct, scale (1) and target_cosine."""
+        """Returns loss and correct."""
         embeddings = ops.cast(batch.values[self.on], "float32")  # (b, D)
         head = batch.model.get_layer(self.name)
         logits = ops.cast(head(embeddings), "float32")  # (b, C)
@@ -197,15 +197,4 @@ class SoftmaxTerm(Term):
         if self.accuracy and batch.training:
             loss += self.accuracy * classifier_losses.accuracy_loss(logits, batch.labels)
         correct = ops.equal(ops.argmax(logits, axis=1), ops.cast(batch.labels, "int32"))
-        own = ops.transpose(ops.take(ops.cast(head.kernel, "float32"), batch.labels, axis=1))
-        return {
-            "loss": loss,
-            "correct": ops.cast(correct, "float32"),
-            "scale": ops.ones(()),
-            "target_cosine": _cosines(embeddings, own),
-        }
-
-
-def _cosines(first, second):
-    unit = (ops.normalize(values, axis=1) for values in (first, second))
-    return ops.sum(ops.multiply(*unit), axis=1)  # (b,)
+        return {"loss": loss, "correct": ops.cast(correct, "float32")}

@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,11 +10,16 @@ import trainers
 from test_checkpoints import pieces
 from trainers import BATCH, CLASSES, examples
 
+from models.objectives import SumOfTerms
+from models.pair_terms import CenterTerm, ContrastiveTerm
+from models.terms import SoftmaxTerm
 from training import stages
 from training.alarms import Alarms
+from training.checkpoints import Checkpoints
+from training.optimizers import build_optimizer
 from training.plan import Plan
 from training.reporting import read_log
-from training.trainer import NonFiniteError
+from training.trainer import NonFiniteError, Trainer
 
 LN_C = math.log(1000)
 
@@ -80,6 +86,12 @@ def test_a_scale_that_runs_away():
     assert raised(log(1000, scale=64.0)) == []
 
 
+def test_a_training_without_scale_and_cosine_has_the_other_alarms():
+    rows = log(1500, accuracy=0.001, loss=LN_C, input_wait=0.6)
+    rows = [{n: v for n, v in row.items() if n not in ("scale", "target_cosine")} for row in rows]
+    assert raised(rows) == [(300, "input"), (1500, "chance")]
+
+
 def test_input_that_is_slower_than_the_step():
     """60 % waiting: a batch takes 1 / 0.4 = 2.5 steps. One slow interval is none."""
     slow = (100, 200, 500, 700, 800)  # the first minute ends at step 300
@@ -101,8 +113,8 @@ def test_what_was_raised_before_a_stop_is_not_raised_again():
     assert not any(again.see(row) for row in rows[20:])
 
 
-def run(folder, data, steps=12, steps_per_epoch=6, **options):
-    trainer = trainers.make_trainer(loss={"scale": 10.0}, **options)
+def run(folder, data, steps=12, steps_per_epoch=6, trainer=None, **options):
+    trainer = trainer or trainers.make_trainer(loss={"scale": 10.0}, **options)
 
     def batches_from(first_step):
         return iter(pieces(data, first_step, 10**6, BATCH))
@@ -134,6 +146,43 @@ def test_a_batch_that_is_not_finite_is_named_and_the_checkpoints_stay(tmp_path, 
     assert not (tmp_path / "model.keras").exists()
     data[2][7 * BATCH + 5] = 1.0
     assert run(tmp_path, data)[-1]["step"] == 12
+
+
+def remembering_trainer():
+    """Its centres and its memory change within a step, before it is known whether that counts."""
+    parts = [SoftmaxTerm(), CenterTerm(weight=0.1), ContrastiveTerm("pairs", memory=2 * BATCH)]
+    model = trainers.make_model(head=False)
+    layers = [layer for part in parts for layer, _ in part.layers(CLASSES)]
+    return Trainer(
+        trainers.strategy_of(1),
+        keras.Model(model.input, [layer(model.output) for layer in layers]),
+        SumOfTerms(parts),
+        build_optimizer("sgd", 0.01),
+        global_batch_size=BATCH,
+    )
+
+
+def test_nothing_of_a_step_that_is_not_finite_is_saved(tmp_path):
+    data = examples(12 * BATCH)
+    trainer, whole, restored = (remembering_trainer() for _ in range(3))
+    data[2][7 * BATCH + 5] = np.nan
+    with pytest.raises(NonFiniteError):
+        run(tmp_path, data, trainer=trainer)
+    saved = Checkpoints(
+        str(tmp_path / "checkpoints"), restored.checkpoint_variables(), restored.optimizer
+    )
+    step = saved.restore()
+    assert step in (6, 7)
+    result = trainers.train(whole, step, data)
+    assert "scale" not in result
+    assert "target_cosine" not in result
+    expected, kept, left = (
+        {v.path: v.numpy() for v in each.model.variables} for each in (whole, restored, trainer)
+    )
+    assert {"centers/centers", "pairs_memory/rows", "pairs_memory/next_row"} < expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(kept[name], value, name)
+    assert (left["pairs_memory/rows"] != kept["pairs_memory/rows"]).any()  # as seen in between
 
 
 def test_a_training_that_cannot_learn_is_told(tmp_path, capsys):

@@ -177,3 +177,5 @@ def test_log_without_a_scale(tmp_path):
     log.write_text('{"event": "validation", "scale": 2.0}\n')
     with pytest.raises(ValueError, match="expected a last scale above 0"):
         scale_of(str(log))
+    log.write_text('{"event": "train", "loss": 2.0}\n')  # of a linear classifier
+    assert scale_of(str(log)) == 1.0

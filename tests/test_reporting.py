@@ -148,6 +148,13 @@ def test_a_line_has_all_that_is_to_be_seen(tmp_path, capsys):
     assert 0.01 < row["memory_gb"] < 100
 
 
+def test_a_line_has_scale_and_cosine_only_where_there_are_any(tmp_path, capsys):
+    reporter = reporting.Reporter(str(tmp_path), first_step=0, **ABOUT)
+    plain = {name: RESULT[name] for name in ("loss", "accuracy", "learning_rate")}
+    reporter.train(5, plain, PACE)
+    assert "lr 1.00e-02  20 images/s" in capsys.readouterr().out
+
+
 def test_the_best_accuracy_is_made_from_the_lines_kept(tmp_path, capsys):
     for first, accuracies in [(0, [0.2, 0.6, 0.9]), (20, [0.4, 0.6])]:
         reporter = reporting.Reporter(str(tmp_path), first_step=first, **ABOUT)

@@ -38,7 +38,8 @@ class Alarms:
     - "collapse": from step P on, all embeddings of the held-out images point the same way (mean
       cosine of pairs above 0.98), or so do those of the training images and the class centres
       (target cosine above 0.9 with an accuracy of chance).
-    - "scale": s is 4 times that of the first line.
+    - "scale": s is 4 times that of the first line. Of a training without a scale and a target
+      cosine these two alarms are left out.
     - "input": in two lines in a row, after the first minute, a fifth of the time or more was
       spent waiting for batches.
 
@@ -75,7 +76,7 @@ class Alarms:
         oldest = row["step"] - self.patience // 2
         self._rows = [kept for kept in self._rows[:-2] if kept["step"] > oldest] + self._rows[-2:]
         if self._first_scale is None:
-            self._first_scale = row["scale"]
+            self._first_scale = row.get("scale")
 
     def _mean(self, name: str) -> float:
         steps = sum(row["steps"] for row in self._rows)
@@ -107,7 +108,10 @@ class Alarms:
         )
 
     def _aligned(self) -> Alarm | None:
-        row, cosine = self._rows[-1], self._mean("target_cosine")
+        row = self._rows[-1]
+        if not all("target_cosine" in kept for kept in self._rows):
+            return None
+        cosine = self._mean("target_cosine")
         if not (self._is_late(row) and self._is_guess() and cosine > NEAR_TARGET):
             return None
         return _collapse_alarm(
@@ -124,7 +128,7 @@ class Alarms:
         )
 
     def _scale(self, row: dict) -> Alarm | None:
-        if row["scale"] <= RUNAWAY * self._first_scale:
+        if "scale" not in row or row["scale"] <= RUNAWAY * self._first_scale:
             return None
         return Alarm(
             "scale",

@@ -83,7 +83,7 @@ class Reporter:
         return any(row["event"] == event and row["step"] == step for row in self._rows)
 
     def train(self, step: int, result: dict[str, float], pace: Pace) -> None:
-        """Reports the steps since the last report."""
+        """Reports the steps since the last report; the result is that of `Trainer.train`."""
         rate = pace.steps * self._batch_size / max(pace.seconds, 1e-9)
         memory = memory_gb()
         measured = {
@@ -97,8 +97,8 @@ class Reporter:
             f"loss {result['loss']:.4f}",
             f"accuracy {result['accuracy']:.3f}",
             f"lr {result['learning_rate']:.2e}",
-            f"s {result['scale']:.2f}",
-            f"cosine {result['target_cosine']:.3f}",
+            *([f"s {result['scale']:.2f}"] if "scale" in result else []),
+            *([f"cosine {result['target_cosine']:.3f}"] if "target_cosine" in result else []),
             f"{rate:.0f} images/s",
             *([] if memory is None else [f"{memory:.1f} GB"]),
             f"{format_seconds(self._left(step, pace))} left",

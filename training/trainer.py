@@ -18,7 +18,10 @@ SUMS = ("loss", "correct", "images", "scale", "calls", "target_cosine")
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss or a gradient was not finite; model and optimizer are as before that step.
+    """A loss or a gradient was not finite.
+
+    Weights, their average, BatchNorm statistics and the optimizer are as before that step. What
+    other layers remember, such as centres and earlier embeddings, is not, and is not to be saved.
 
     Attributes:
         step: steps done before it, which is also the number of the batch, counted from 0.
@@ -48,9 +51,9 @@ class Trainer:
         strategy: where.
         model: what `objective` calls; made inside `strategy.scope()`. The seeds of its dropout
             layers are changed so that replicas differ, see `replicas.fold_replica_id`.
-        objective: `(model, images, labels, training)` → {"loss": `(B,)`, "correct": `(B,)`,
-            "scale": `()`, "target_cosine": `(B,)`}, float32, of one replica's images; see
-            `models.objectives`.
+        objective: `(model, images, labels, training)` → {"loss": `(B,)`, "correct": `(B,)`} and,
+            both or neither, "scale": `()` and "target_cosine": `(B,)`, float32, of one replica's
+            images; see `models.objectives`.
         optimizer: made inside `strategy.scope()`.
         global_batch_size: images of all replicas together in one update.
         accumulate: micro-batches that a replica's part of the batch is worked through in.
@@ -168,8 +171,8 @@ class Trainer:
                 one call.
 
         Returns:
-            loss, accuracy, scale (s), target_cosine, gradient_norm (before clipping), and
-            learning_rate (of the next step).
+            loss, accuracy, gradient_norm (before clipping), learning_rate (of the next step), and
+            scale (s) and target_cosine, if the objective has them.
 
         Raises:
             NonFiniteError: a loss or gradient was not finite; from that step on nothing was
@@ -314,20 +317,24 @@ class Trainer:
     def _means(self) -> dict[str, float]:
         total = {name: float(variable.numpy()) for name, variable in self.totals.items()}
         images = max(total["images"], 1.0)
-        return {
-            "loss": total["loss"] / images,
-            "accuracy": total["correct"] / images,
-            "scale": total["scale"] / max(total["calls"], 1.0),
-            "target_cosine": total["target_cosine"] / images,
-            "gradient_norm": total["gradient_norm"] / max(total["replicas"], 1.0),
-        }
+        means = {"loss": total["loss"] / images, "accuracy": total["correct"] / images}
+        if total["calls"]:
+            means["scale"] = total["scale"] / total["calls"]
+            means["target_cosine"] = total["target_cosine"] / images
+        return {**means, "gradient_norm": total["gradient_norm"] / max(total["replicas"], 1.0)}
 
 
 def _sums(outputs: dict[str, tf.Tensor], counted: tf.Tensor) -> dict[str, tf.Tensor]:
-    return {
+    """Returns what `SUMS` names; "calls" are those with a scale and a target cosine."""
+    sums = {
         "loss": tf.reduce_sum(outputs["loss"]),
         "correct": tf.reduce_sum(outputs["correct"] * counted),
         "images": tf.reduce_sum(counted),
+    }
+    if "scale" not in outputs:
+        return {**sums, "scale": tf.zeros(()), "calls": tf.zeros(()), "target_cosine": tf.zeros(())}
+    return {
+        **sums,
         "scale": tf.cast(outputs["scale"], tf.float32),
         "calls": tf.ones(()),
         "target_cosine": tf.reduce_sum(outputs["target_cosine"] * counted),
