@@ -59,6 +59,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="between two checkpoints at least; they take 2 %% of the time at most (default: 10)",
     )
     parser.add_argument(
+        "--changed",
+        action="store_true",
+        help="go on from the checkpoints of a stage that was begun with other settings, such as "
+        "a higher learning rate",
+    )
+    parser.add_argument(
         "--profile", type=profiling.parse, metavar="FIRST:LAST", help="steps to record a trace of"
     )
     parser.add_argument(
@@ -93,8 +99,11 @@ def run_stage(where, recipe: Recipe, member: Member, stage: Stage, args) -> None
     seed = recipe.seed + member.seed
     made_with = {"model": dataclasses.asdict(member.model), "stage": dataclasses.asdict(stage)}
     together = Hosts(where)
-    stages.record(directory, {**made_with, "seed": seed, "data": manifest.plan}, together)
-    if stages.is_finished(model_path, together):
+    made_with |= {"seed": seed, "data": manifest.plan}
+    is_finished = stages.is_finished(model_path, together)
+    if not (is_finished and args.changed):  # what made a finished model stays on record
+        stages.record(directory, made_with, together, changed=args.changed)
+    if is_finished:
         print(f"member {member.name} stage {stage.number}: finished before")
         return
     print(

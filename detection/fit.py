@@ -86,10 +86,16 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Running:
-    """How a training is watched and saved; changes no result."""
+    """How a training is watched and saved; changes no result.
+
+    Attributes:
+        log_every, checkpoint_seconds: see `training.plan.Plan`.
+        changed: go on with other settings than the training was begun with.
+    """
 
     log_every: int = 50
     checkpoint_seconds: float = 10.0
+    changed: bool = False
 
 
 def read(boxes: str, images: str | None, *, max_boxes: int = 100, stream=None):
@@ -139,8 +145,10 @@ def fit(
     where, running = where or strategy.make_strategy(), running or Running()
     model_path, together = os.path.join(workdir, MODEL_NAME), Hosts(where)
     made_with = {"settings": dataclasses.asdict(settings), "boxes": _digest(found)}
-    stages.record(workdir, made_with, together)
-    if stages.is_finished(model_path, together):
+    is_finished = stages.is_finished(model_path, together)
+    if not (is_finished and running.changed):  # what made a finished model stays on record
+        stages.record(workdir, made_with, together, changed=running.changed)
+    if is_finished:
         print("detector: finished before", flush=True)
         return model_path
     batches = functools.partial(
@@ -156,11 +164,17 @@ def fit(
     trainer = make_trainer(where, found, settings, steps_per_epoch)
     if together.is_chief:
         Info(found.classes, settings.image_size, settings.levels).save(workdir)
-    total = settings.epochs * steps_per_epoch
+    plan = Plan(
+        1,
+        settings.epochs * steps_per_epoch,
+        steps_per_epoch,
+        log_every=running.log_every,
+        checkpoint_seconds=running.checkpoint_seconds,
+    )
     stages.run_stage(
         model_path,
         trainer,
-        Plan(1, total, steps_per_epoch, **dataclasses.asdict(running)),
+        plan,
         lambda step: distribute(where, lambda share: batches(first_step=step, share=share)),
         num_classes=LIKE_CLASSES,
         first_images=lambda: first,
@@ -233,6 +247,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--tpu", nargs="?", const="", help="the environment's TPU, or NAME, local, grpc://host:port"
     )
     add("--cpus", type=int, default=1, metavar="N", help="N replicas on one CPU")
+    add(
+        "--changed",
+        action="store_true",
+        help="go on from the checkpoints of a training that was begun with other settings, such as "
+        "a higher learning rate",
+    )
     add("--log-every", type=int, default=50, metavar="STEPS", help="default: 50")
     add("--checkpoint-seconds", type=float, default=10.0, metavar="SECONDS", help="default: 10")
     return parser.parse_args(argv)
@@ -255,7 +275,7 @@ def run(args: argparse.Namespace) -> None:
         f"{len(found.rejects)} rejected",
         flush=True,
     )
-    running = Running(args.log_every, args.checkpoint_seconds)
+    running = Running(args.log_every, args.checkpoint_seconds, args.changed)
     fit(found, args.workdir, settings, where=where, running=running)
 
 

@@ -56,10 +56,9 @@ def test_what_succeeds_says_nothing_and_what_is_a_fault_of_ours_is_not_hidden(ca
 def test_both_commands_say_the_same_of_a_tpu_that_is_not_there(tpu, words, tmp_path, capsys):
     detector = ["--boxes", str(ROOT / "none.csv"), "--workdir", str(tmp_path), "--tpu", tpu]
     network = ["--recipe", "tiny", "--stage", "1", "--workdir", str(tmp_path), "--tpu", tpu]
-    told = []
     for main, arguments in ((fit.main, detector), (train.main, network)):
         assert main(arguments) == 2
-        told.append(capsys.readouterr().err)
-    assert told[0] == told[1]
-    assert words in told[0]
+        told = capsys.readouterr().err
+        assert told.startswith("error: --tpu ")
+        assert words in told
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -157,6 +158,31 @@ def test_another_recipe_in_the_same_workdir_is_refused(finished, shards, capsys)
     argv = command(shards, finished, "--stage", "1", "--set", "stage.epochs=5")
     assert train.main(argv) == 2
     assert "begun with another stage" in capsys.readouterr().err
+
+
+def test_a_stage_goes_on_with_another_rate_if_that_is_said(finished, shards, tmp_path, capsys):
+    """The rate is part of the checkpoint; without its model a stage is one that was killed."""
+    folder = tmp_path / "A" / "stage-1"
+    shutil.copytree(finished / "A" / "stage-1", folder)
+    (folder / "model.keras").unlink()
+    argv = command(shards, tmp_path, "--stage", "1", "--set", "stage.epochs=3")
+    lower = [*argv, "--set", "stage.learning_rate=1e-3"]
+    for more, told in [
+        ([], "another stage. .*; --changed goes on all the same"),
+        (["--changed", "--set", "model.pooling=gem"], "another model and stage. .* anew$"),
+    ]:
+        assert train.main([*lower, *more]) == 2
+        assert re.search(told, capsys.readouterr().err.strip())
+    assert train.main([*lower, "--changed"]) == 0
+    assert "goes on from the checkpoint of step 14" in capsys.readouterr().out
+    rows = [row for row in read_log(str(folder / "log.jsonl")) if row["event"] == "train"]
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.02, 0.02, 1e-3])
+    made = json.loads((folder / "stage.json").read_text())
+    rates = [row["made_with"]["stage"]["learning_rate"] for row in (made["before"], made)]
+    assert rates == [0.02, 1e-3]
+    assert train.main([*argv, "--changed"]) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert json.loads((folder / "stage.json").read_text()) == made
 
 
 @pytest.mark.parametrize(

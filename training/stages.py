@@ -21,6 +21,7 @@ from training.trainer import NonFiniteError, Trainer
 from training.writing import writing
 
 RECORD_NAME = "stage.json"
+CHANGEABLE = {"stage", "settings"}  # not the network, the data or the seed
 SHARED_WORKDIR = "--workdir must be a folder that all of them see, in a bucket or on a shared disk"
 
 
@@ -61,7 +62,10 @@ def run_stage(
         {**trainer.checkpoint_variables(), "interval": [interval]},
         trainer.optimizer,
     )
+    rates = _constant_rates(trainer)
     first_step = _restore(checkpoints, plan, together)
+    for rate, value in rates:
+        rate.assign(value)  # that of this command, which may have been given another one
     reporter = _make_reporter(directory, trainer, plan, first_step, together, num_classes)
     if together.is_chief and first_images and first_step == 0:
         reporter.pictures(first_images())
@@ -97,6 +101,13 @@ def _restore(checkpoints: Checkpoints, plan: Plan, together: Hosts) -> int:
     if first_step:
         print(f"stage {plan.stage}: goes on from the checkpoint of step {first_step}", flush=True)
     return first_step
+
+
+def _constant_rates(trainer: Trainer) -> list[tuple[keras.Variable, float]]:
+    """Returns the variables of learning rates that follow no schedule, with their values."""
+    optimizers = [trainer.optimizer, *([trainer.head.optimizer] if trainer.head else [])]
+    variables = [variable for each in optimizers for variable in each.variables]
+    return [(v, float(v.numpy())) for v in variables if v.name == "learning_rate"]
 
 
 def _make_reporter(directory, trainer, plan, first_step, together, num_classes):
@@ -162,13 +173,15 @@ def is_finished(model_path: str, together: Hosts) -> bool:
     return is_there
 
 
-def record(directory: str, made_with: dict, together: Hosts) -> None:
+def record(directory: str, made_with: dict, together: Hosts, *, changed: bool = False) -> None:
     """Writes what a stage is made with, or checks it against what was written before.
 
     Args:
         directory: the stage's folder.
         made_with: the recipe's tables and the data's digest; JSON values.
         together: all hosts, which must train the same; the chief writes.
+        changed: go on with another table of `CHANGEABLE` than the stage was begun with; the
+            record keeps what was before.
 
     Raises:
         ValueError: the folder holds a stage made with something else.
@@ -176,19 +189,29 @@ def record(directory: str, made_with: dict, together: Hosts) -> None:
     path = os.path.join(directory, RECORD_NAME)
     made_with = json.loads(json.dumps(made_with))
     together.check_same(made_with, "recipes or data", "start the same command on all of them")
-    if tf.io.gfile.exists(path):
-        with tf.io.gfile.GFile(path) as file:
-            before = json.load(file)["made_with"]
-        changed = sorted(name for name in made_with if made_with[name] != before.get(name))
-        if changed:
-            raise ValueError(
-                f"{directory} was begun with another {' and '.join(changed)}. Take another "
-                "--workdir, or remove that folder to start the stage anew"
-            )
-        return
+    before = _read_record(path)
+    if before is not None:
+        others = {name for name in made_with if made_with[name] != before["made_with"].get(name)}
+        if not others:
+            return
+        if not (changed and others <= CHANGEABLE):
+            raise ValueError(_begun_with_another(directory, others))
     if not together.is_chief:
         return
-    text = json.dumps({"made_with": made_with, "environment": reporting.environment()}, indent=1)
+    row = {"made_with": made_with, "environment": reporting.environment()}
+    if before is not None:
+        print(f"{directory}: goes on with another {' and '.join(sorted(others))}", flush=True)
+        row["before"] = before
     with writing("the record of the stage", directory):
         tf.io.gfile.makedirs(directory)
-        files.write_text(path, text + "\n")
+        files.write_text(path, json.dumps(row, indent=1) + "\n")
+
+
+def _read_record(path: str) -> dict | None:
+    return json.loads(files.read(path)) if files.exists(path) else None
+
+
+def _begun_with_another(directory: str, others: set[str]) -> str:
+    words = f"{directory} was begun with another {' and '.join(sorted(others))}. Take another "
+    words += "--workdir, or remove that folder to start the stage anew"
+    return words + ("; --changed goes on all the same" if others <= CHANGEABLE else "")

@@ -32,9 +32,9 @@ class NonFiniteError(FloatingPointError):
     def __init__(self, step: int, position: int, result: dict[str, float]):
         super().__init__(
             f"the loss of step {step + 1} is {result['loss']:.4g} and its gradient's norm "
-            f"{result['gradient_norm']:.4g}; the weights are those of step {step}. Lower the "
-            "learning rate (--set stage.learning_rate=...) or clip the gradient "
-            "(--set stage.clip_norm=...) and start again from the last checkpoint"
+            f"{result['gradient_norm']:.4g}; the last checkpoint is from before that step. Lower "
+            "the learning rate or clip the gradient (train.py --set stage.learning_rate=... or "
+            "stage.clip_norm=...) and go on from there with --changed"
         )
         self.step = step
         self.position = position
