@@ -18,7 +18,7 @@ from models.builder import build_model
 from models.losses import CosineSoftmaxCrossEntropy
 from models.objectives import CosineSoftmaxObjective, Embedder, SumOfTerms
 from recipes.schema import COSINE, Member, Model, Stage
-from training import optimizers, replicas
+from training import optimizers, replicas, tpu
 from training.averaging import WeightAverage
 from training.hand_over import headless_model
 from training.hosts import distribute
@@ -36,8 +36,6 @@ NETWORK_FIELDS = (
     "pooling",
     "embedding_dim",
 )
-# Bytes of a TPU core that blocks are computed twice for, see `models.folding.embed`.
-VECTOR_MEMORY = 0
 LOSSES = {
     COSINE: terms.CosineTerm,
     "softmax": terms.SoftmaxTerm,
@@ -197,7 +195,7 @@ def _inside(network: Model, stage: Stage) -> dict:
     return {
         "freeze_batchnorm": network.freeze_batchnorm,
         "rematerialize": stage.rematerialize,
-        "vmem": VECTOR_MEMORY if replicas.is_one_program() else None,
+        "vmem": tpu.vector_memory(),
     }
 
 

@@ -92,12 +92,26 @@ def is_on_google_cloud(timeout: float = 1.0) -> bool:
     Args:
         timeout: seconds to wait. No name is looked up, so that nothing else can hang.
     """
+    return metadata("", timeout) is not None
+
+
+def metadata(name: str, timeout: float = 1.0) -> str | None:
+    """Returns what Google Cloud's metadata server says of this machine, or None.
+
+    Args:
+        name: such as "instance/attributes/accelerator-type"; an empty text if it has no value.
+        timeout: see `is_on_google_cloud`.
+    """
     address = os.environ.get("GCE_METADATA_HOST") or os.environ.get("GCE_METADATA_IP")
     connection = http.client.HTTPConnection(address or _METADATA_ADDRESS, timeout=timeout)
     try:
-        connection.request("GET", "/", headers={"Metadata-Flavor": "Google"})
-        return connection.getresponse().headers.get("Metadata-Flavor") == "Google"
+        path = f"/computeMetadata/v1/{name}" if name else "/"
+        connection.request("GET", path, headers={"Metadata-Flavor": "Google"})
+        response = connection.getresponse()
+        if response.headers.get("Metadata-Flavor") != "Google":
+            return None
+        return response.read().decode() if response.status == 200 else ""
     except (OSError, http.client.HTTPException):
-        return False
+        return None
     finally:
         connection.close()

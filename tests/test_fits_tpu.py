@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from tools import fits_tpu
-from training import ahead_of_time
+from training import ahead_of_time, tpu_generations
 from training.ahead_of_time import GIB, CannotCompileError
 from training.ahead_of_time_buffers import fullest_moment, hbm_traffic, padded_bytes
 
@@ -55,6 +55,15 @@ def test_tiny_step_fits_four_generations(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| efficientnet | 32 | 1,000 | 8 | v6e:2x2 |" in printed
 
+    assert fits_tpu.main([*TINY, "--quick", "--json", answers]) == 0
+    (quick,) = json.loads(pathlib.Path(answers).read_text())
+    assert quick["digest"] == found[2]["digest"]
+    assert quick["arguments"] == found[2]["arguments"]
+    assert quick["code"] < found[2]["code"]
+    # Nothing lies in the vector memory, which the compiler's figure counts as well.
+    assert quick["hbm_traffic"] == pytest.approx(quick["bytes_accessed"], rel=0.1)
+    assert found[2]["hbm_traffic"] < 0.9 * found[2]["bytes_accessed"]
+
     before = pathlib.Path(results).read_text()
     pathlib.Path(results).write_text(before[:-20])  # as a kill leaves it
     again = [*TINY, "--topology", "v2:2x2", "v3:2x2", "v5e:2x2", "--results", results]
@@ -88,7 +97,7 @@ def test_embedding_step(tmp_path):
     [("v2:2x2", 8), ("v3:4x4", 32), ("v4:2x2x1", 8), ("v5e:2x2", 4), ("v5p:2x2x2", 8)],
 )
 def test_cores(topology, cores):
-    assert ahead_of_time.cores(topology) == cores
+    assert tpu_generations.cores(topology) == cores
 
 
 @pytest.mark.parametrize("topology", ["v9:2x2", "v5e", "v5e:2x2x1", "v4:2x2", "v5litepod-4"])

@@ -15,8 +15,10 @@ from conftest import ROOT
 
 import tensorflow_wheels
 from training import hosts, probes, strategy, tpu
+from training.ahead_of_time_lower import OneReplica
 from training.meeting import meet
 from training.probes import DeviceError
+from training.tpu_generations import GENERATIONS, of_accelerator
 
 VARIABLES = (*tpu.VARIABLES, "GCE_METADATA_HOST", "GCE_METADATA_IP", "TF_CONFIG", "TPU_CONFIG")
 
@@ -56,7 +58,10 @@ class Metadata(http.server.BaseHTTPRequestHandler):
     """Google Cloud's metadata server, as far as TensorFlow asks it."""
 
     def do_GET(self):
-        value = {"/computeMetadata/v1/instance/zone": b"projects/1/zones/europe-west4-a"}
+        value = {
+            "/computeMetadata/v1/instance/zone": b"projects/1/zones/europe-west4-a",
+            "/computeMetadata/v1/instance/attributes/accelerator-type": b"v5litepod-16",
+        }
         self.send_response(200)
         self.send_header("Metadata-Flavor", "Google")
         self.end_headers()
@@ -127,6 +132,44 @@ def test_what_else_is_at_that_address_is_no_cloud(answer, monkeypatch):
         started = time.monotonic()
         assert not tensorflow_wheels.is_on_google_cloud(timeout=0.3)
         assert time.monotonic() - started < 3
+
+
+# Generations.
+
+
+@pytest.fixture
+def ask_again():
+    tpu.generation.cache_clear()
+    yield
+    tpu.generation.cache_clear()
+
+
+def test_generation_of_the_environment(ask_again, monkeypatch):
+    monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v3-8")
+    assert tpu.generation() is GENERATIONS["v3"]
+
+
+def test_generation_of_a_tpu_vm(ask_again, metadata, monkeypatch):
+    monkeypatch.delenv("TPU_ACCELERATOR_TYPE", raising=False)
+    assert tpu.generation() is GENERATIONS["v5e"]
+
+
+def test_generation_that_nothing_says(ask_again, monkeypatch):
+    monkeypatch.delenv("TPU_ACCELERATOR_TYPE", raising=False)
+    with listening(b"HTTP/1.1 403 Forbidden\r\n\r\n") as port:
+        monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{port}")
+        assert tpu.generation() is None
+
+
+@pytest.mark.parametrize(("name", "known"), [("v6e-8", "v6e"), ("V5p-128", "v5p"), ("v9-1", None)])
+def test_accelerator_types(name, known):
+    assert of_accelerator(name) is GENERATIONS.get(known)
+
+
+def test_vector_memory_of_a_step_for_a_tpu():
+    with OneReplica(4, 2**27).scope():
+        assert tpu.vector_memory() == 2**27
+    assert tpu.vector_memory() is None
 
 
 # Probes.

@@ -36,6 +36,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--classes", type=int, required=True)
     parser.add_argument("--batch-per-core", type=int, required=True)
     parser.add_argument("--cores", type=int, default=1, help="replicas that train together")
+    parser.add_argument(
+        "--vector-memory", type=int, default=16, metavar="MIB", help="of the core (default: 16)"
+    )
     parser.add_argument("--step", choices=STEPS, default="train")
     parser.add_argument("--precision", default="mixed_bfloat16", help="Keras' dtype policy")
     parser.add_argument("--set", action="append", default=[], metavar="stage.FIELD=VALUE")
@@ -50,6 +53,7 @@ def lower_step(
     classes: int,
     batch_per_core: int,
     replicas: int = 1,
+    vector_memory: int = 2**24,
     step: str = "train",
 ) -> ahead_of_time_lower.Lowered:
     """Lowers one replica's step of a stage, under the dtype policy that is set.
@@ -59,11 +63,12 @@ def lower_step(
         classes: number of classes of the head.
         batch_per_core: images of one replica.
         replicas: how many there are.
+        vector_memory: bytes, of the core that the step is for.
         step: "train", or "embed": from images to descriptors, as exported.
     """
     member = dataclasses.replace(member, model=dataclasses.replace(member.model, weights=None))
     stage = dataclasses.replace(stage, batch_size=batch_per_core * replicas)
-    strategy = ahead_of_time_lower.OneReplica(replicas)
+    strategy = ahead_of_time_lower.OneReplica(replicas, vector_memory)
     trainer = assemble.make_trainer(strategy, member, stage, classes, STEPS_PER_EPOCH)
     side = stage.image_size
     arguments = [
@@ -92,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         classes=args.classes,
         batch_per_core=args.batch_per_core,
         replicas=args.cores,
+        vector_memory=args.vector_memory * 2**20,
         step=args.step,
     )
     os.makedirs(args.output, exist_ok=True)

@@ -7,7 +7,6 @@ and infeed, and neither speed nor numerics on the chip.
 
 import contextlib
 import ctypes
-import dataclasses
 import importlib.metadata
 import json
 import math
@@ -23,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from progress import format_seconds
+from training import tpu_generations
 
 GIB = 2**30
 RESULT = "result.json"
@@ -46,46 +46,9 @@ class CannotCompileError(RuntimeError):
     """The compiler gave no answer; the message says why and what to do."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Generation:
-    """A generation of TPUs: its smallest slice, its cores, and the HBM a program can have."""
-
-    smallest: str
-    cores_per_chip: int  # that run a replica each
-    hbm: float  # GiB per core, as the compiler of libtpu 0.0.42 enforces it
-
-
-GENERATIONS = {
-    "v2": Generation("v2:2x2", 2, 7.48),
-    "v3": Generation("v3:2x2", 2, 15.48),
-    "v4": Generation("v4:2x2x1", 2, 15.25),
-    "v5e": Generation("v5e:2x2", 1, 15.75),
-    "v5p": Generation("v5p:2x2x1", 1, 95.74),
-    "v6e": Generation("v6e:2x2", 1, 31.25),
-    "tpu7x": Generation("tpu7x:2x2x1", 2, 94.75),
-}
-
-
-def cores(topology: str) -> int:
-    """Returns how many replicas a slice such as "v5e:2x2" runs.
-
-    Raises:
-        ValueError: no such topology; the message lists the known ones.
-    """
-    match = re.fullmatch(r"(\w+):(\d+x\d+(?:x\d+)?)", topology)
-    smallest = match and match[1] in GENERATIONS and GENERATIONS[match[1]].smallest
-    if not smallest or match[2].count("x") != smallest.count("x"):
-        known = ", ".join(f"{g.smallest} ({g.hbm} GiB per core)" for g in GENERATIONS.values())
-        raise ValueError(
-            f"--topology: expected one of {known}, or a larger slice of one. Received: {topology!r}"
-        )
-    chips = math.prod(int(side) for side in match[2].split("x"))
-    return chips * GENERATIONS[match[1]].cores_per_chip
-
-
 def hbm(topology: str) -> int:
     """Returns the bytes of HBM that a core's program can have."""
-    return round(GENERATIONS[topology.partition(":")[0]].hbm * GIB)
+    return round(tpu_generations.of_topology(topology).hbm * GIB)
 
 
 def check_installed() -> dict[str, str]:
@@ -115,13 +78,20 @@ def end_with_parent() -> None:
 
 
 def compile_step(
-    folder: str, topology: str, *, timeout: float | None = None, stream: TextIO | None = None
+    folder: str,
+    topology: str,
+    *,
+    quick: bool = False,
+    timeout: float | None = None,
+    stream: TextIO | None = None,
 ) -> dict:
     """Compiles the lowered step in `folder` in a process of its own.
 
     Args:
         folder: where `ahead_of_time_lower.Lowered.save` wrote it.
         topology: such as "v5e:2x2".
+        quick: compile with the compiler's least effort for speed: nothing is kept in the vector
+            memory.
         timeout: seconds.
         stream: where the time that has passed is shown.
 
@@ -135,6 +105,7 @@ def compile_step(
         CannotCompileError: any other answer than the two.
     """
     command = [sys.executable, "-m", "training.ahead_of_time_compile", folder, topology]
+    command += ["quick"] * quick
     result_path = pathlib.Path(folder, RESULT)
     result_path.unlink(missing_ok=True)
     start = time.monotonic()
@@ -143,18 +114,7 @@ def compile_step(
         raise CannotCompileError(f"the compiler ended without a result: {shorten(output)}")
     result = json.loads(result_path.read_text())
     if "error" in result:
-        sizes = sizes_of(result["error"])
-        if sizes is None:
-            raise CannotCompileError(f"{topology}: {shorten(result['error'])}")
-        seconds = time.monotonic() - start
-        return {
-            "fits": False,
-            **sizes,
-            "reason": shorten(result["error"]),
-            "buffers": {"largest": allocations(result["error"])},
-            "compile_seconds": seconds,
-            "host_memory": result["host_memory"],
-        }
+        return {**_refusal(result, topology), "compile_seconds": time.monotonic() - start}
     # What the variables, the batch and the program's own data take, whatever is alive when.
     own = result["outputs"] - result["aliased"] + result["temporaries"] + result["code"]
     return {
@@ -162,6 +122,19 @@ def compile_step(
         "needed": result["arguments"] + own,
         "available": hbm(topology),
         **result,
+    }
+
+
+def _refusal(result: dict, topology: str) -> dict:
+    sizes = sizes_of(result["error"])
+    if sizes is None:
+        raise CannotCompileError(f"{topology}: {shorten(result['error'])}")
+    return {
+        "fits": False,
+        **sizes,
+        "reason": shorten(result["error"]),
+        "buffers": {"largest": allocations(result["error"])},
+        "host_memory": result["host_memory"],
     }
 
 

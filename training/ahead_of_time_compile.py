@@ -1,4 +1,6 @@
-"""Compiles a lowered step for a TPU: python -m training.ahead_of_time_compile FOLDER TOPOLOGY.
+"""Compiles a lowered step for a TPU.
+
+    python -m training.ahead_of_time_compile FOLDER TOPOLOGY [quick]
 
 Reads what `ahead_of_time_lower.Lowered.save` wrote into FOLDER and writes result.json there. This
 runs in a process of its own, since libtpu must find its environment before it is loaded, ignores
@@ -23,11 +25,11 @@ from training import ahead_of_time, ahead_of_time_buffers
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    folder, topology = argv or sys.argv[1:]
+    folder, topology, *quick = argv or sys.argv[1:]
     ahead_of_time.end_with_parent()
     os.environ.update(ahead_of_time.ENVIRONMENT)
     try:
-        result = compile_saved(folder, topology)
+        result = compile_saved(folder, topology, quick=bool(quick))
     except Exception as error:
         result = {"error": f"{type(error).__name__}: {error}"}
     result["host_memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -36,8 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     os._exit(0)  # libtpu's threads would hold the process
 
 
-def compile_saved(folder: str, topology: str) -> dict:
+def compile_saved(folder: str, topology: str, *, quick: bool = False) -> dict:
     """Returns what the compiler says of the step in `folder`, sizes in bytes.
+
+    Args:
+        folder, topology, quick: see `ahead_of_time.compile_step`.
 
     Raises:
         Exception: XlaRuntimeError with RESOURCE_EXHAUSTED where the step does not fit.
@@ -45,7 +50,8 @@ def compile_saved(folder: str, topology: str) -> dict:
     with files.open_file(os.path.join(folder, "step.json")) as file:
         step = json.load(file)
     start = time.monotonic()
-    compiled = _compile(files.read(os.path.join(folder, "step.mlirbc")), topology, step["replicas"])
+    module = files.read(os.path.join(folder, "step.mlirbc"))
+    compiled = _compile(module, topology, step["replicas"], quick)
     seconds = time.monotonic() - start
     memory, cost = compiled.get_compiled_memory_stats(), compiled.cost_analysis()
     text = compiled.hlo_modules()[0].to_string()
@@ -64,7 +70,7 @@ def compile_saved(folder: str, topology: str) -> dict:
     }
 
 
-def _compile(module: bytes, topology: str, replicas: int):
+def _compile(module: bytes, topology: str, replicas: int, quick: bool):
     import numpy as np
     from jax._src import compiler
     from jax._src.interpreters.mlir import make_ir_context
@@ -79,6 +85,8 @@ def _compile(module: bytes, topology: str, replicas: int):
         num_partitions=1,
         device_assignment=np.array([[device.id] for device in devices]),
     )
+    if quick:
+        options.executable_build_options.exec_time_optimization_effort = -1.0
     with make_ir_context() as context:
         context.allow_unregistered_dialects = True
         return devices[0].client.compile(

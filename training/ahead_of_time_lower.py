@@ -31,10 +31,12 @@ class OneReplica(tf.distribute.Strategy):
 
     Args:
         replicas: how many there are.
+        vector_memory: bytes, of the core that the step is for.
     """
 
-    def __init__(self, replicas: int):
+    def __init__(self, replicas: int, vector_memory: int = 2**24):
         super().__init__(_OneReplicaExtended(self, replicas))
+        self.vector_memory = vector_memory
 
 
 class _Context(tf.distribute.ReplicaContext):

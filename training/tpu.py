@@ -4,12 +4,14 @@ Each way to a TPU fails in its own way: with an error that names something else,
 ever. So addresses are tried with a time limit before TensorFlow is asked to connect.
 """
 
+import functools
 import os
 import urllib.parse
 
 import tensorflow as tf
 
 import tensorflow_wheels
+from training import tpu_generations
 from training.probes import DeviceError, greet_grpc, within
 
 PORT = 8470  # of a TPU's worker
@@ -77,6 +79,27 @@ def check_paths(strategy: tf.distribute.Strategy, **paths: str) -> None:
                 f"--{name}: expected gs://BUCKET/..., since the TPU's hosts read it and do not "
                 f"see this machine's disk. Received: {path}"
             )
+
+
+def vector_memory() -> int | None:
+    """Returns the bytes of vector memory of a core, in a TPU strategy's scope; else None.
+
+    Where nothing says of which generation the TPU is, the least that any has: with too large a
+    number a step would do arithmetic twice for nothing.
+    """
+    strategy = tf.distribute.get_strategy()
+    stated = getattr(strategy, "vector_memory", None)
+    if stated or not isinstance(strategy, tf.distribute.TPUStrategy):
+        return stated
+    return (generation() or tpu_generations.GENERATIONS["v2"]).vector_memory * 2**20
+
+
+@functools.cache
+def generation() -> tpu_generations.Generation | None:
+    """Returns what the environment (Colab, Kaggle, GKE) or a TPU VM's metadata say this TPU is."""
+    name = os.environ.get("TPU_ACCELERATOR_TYPE")
+    name = name or tensorflow_wheels.metadata("instance/attributes/accelerator-type")
+    return tpu_generations.of_accelerator(name or "")
 
 
 def _check_address(tpu: str) -> None:
