@@ -20,8 +20,7 @@ from input_pipeline import pipeline, schema
 from recipes import layout
 from recipes.schema import Member, Recipe, Stage
 from recipes.settings import override
-from training import profiling, stages, strategy, tpu
-from training.exits import exit_code
+from training import command, profiling, stages, strategy, tpu
 from training.hand_over import hand_over
 from training.hosts import Hosts
 from training.plan import Plan
@@ -35,34 +34,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--member", help="member of the ensemble (default: the first)")
     parser.add_argument("--data", default="data", help="folder of shards and manifest.json")
     parser.add_argument("--workdir", help="where everything goes (default: runs/RECIPE)")
-    parser.add_argument(
-        "--tpu", nargs="?", const="", help="the environment's TPU, or NAME, local, grpc://host:port"
-    )
-    parser.add_argument(
-        "--cpus", type=int, default=1, metavar="N", help="N replicas on one CPU, to try them out"
-    )
-    parser.add_argument(
-        "--log-every", type=int, default=100, metavar="STEPS", help="a line each (default: 100)"
-    )
+    command.add_options(parser, log_every=100)
     parser.add_argument(
         "--retrieval-every",
         type=int,
         default=1,
         metavar="EPOCHS",
         help="recall@1 and mAP@100 among the held-out images; 0 for never (default: 1)",
-    )
-    parser.add_argument(
-        "--checkpoint-seconds",
-        type=float,
-        default=10.0,
-        metavar="SECONDS",
-        help="between two checkpoints at least; they take 2 %% of the time at most (default: 10)",
-    )
-    parser.add_argument(
-        "--changed",
-        action="store_true",
-        help="go on from the checkpoints of a stage that was begun with other settings, such as "
-        "a higher learning rate",
     )
     parser.add_argument(
         "--profile", type=profiling.parse, metavar="FIRST:LAST", help="steps to record a trace of"
@@ -92,18 +70,13 @@ def make_plan(stage: Stage, steps_per_epoch: int, args) -> Plan:
 
 def run_stage(where, recipe: Recipe, member: Member, stage: Stage, args) -> None:
     """Trains one stage, unless it is finished."""
-    directory = layout.stage_directory(args.workdir, member.name, stage.number)
     model_path = layout.model_path(args.workdir, member.name, stage.number)
     manifest = schema.Manifest.load(args.data)
     images = pipeline.ImageSet(manifest, stage.data)
     seed = recipe.seed + member.seed
     made_with = {"model": dataclasses.asdict(member.model), "stage": dataclasses.asdict(stage)}
-    together = Hosts(where)
     made_with |= {"seed": seed, "data": manifest.plan}
-    is_finished = stages.is_finished(model_path, together)
-    if not (is_finished and args.changed):  # what made a finished model stays on record
-        stages.record(directory, made_with, together, changed=args.changed)
-    if is_finished:
+    if not stages.begin(model_path, made_with, Hosts(where), changed=args.changed):
         print(f"member {member.name} stage {stage.number}: finished before")
         return
     print(
@@ -125,7 +98,7 @@ def run_stage(where, recipe: Recipe, member: Member, stage: Stage, args) -> None
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains the stages that the command line names; raises as `training.exits` tells."""
+    """Trains the stages that the command line names; raises as `training.command` tells."""
     recipe = override(recipes.load(args.recipe), args.set)
     args.workdir = args.workdir or os.path.join("runs", recipe.name)
     member = recipe.member(args.member)
@@ -142,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     args = parse_args(argv)
     check = f"python tfrecords_tools/check.py {args.data}"
-    return exit_code(lambda: run(args), damaged=f"a shard is damaged: {check} says which")
+    return command.exit_code(lambda: run(args), damaged=f"a shard is damaged: {check} says which")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,7 @@ from detection.network import build_detector
 from detection.objective import DetectionObjective
 from detection.predict import MODEL_NAME, Info
 from progress import Progress
-from training import optimizers, stages, strategy, tpu
-from training.exits import exit_code
+from training import command, optimizers, stages, strategy, tpu
 from training.hosts import Hosts, distribute
 from training.plan import Plan
 from training.trainer import Trainer
@@ -97,6 +96,11 @@ class Running:
     checkpoint_seconds: float = 10.0
     changed: bool = False
 
+    def plan(self, total: int, steps_per_epoch: int) -> Plan:
+        """Returns the plan of so many steps."""
+        often = {"log_every": self.log_every, "checkpoint_seconds": self.checkpoint_seconds}
+        return Plan(1, total, steps_per_epoch, **often)
+
 
 def read(boxes: str, images: str | None, *, max_boxes: int = 100, stream=None):
     """Reads and checks boxes; returns the `BoxSet`, with what was left out."""
@@ -145,10 +149,7 @@ def fit(
     where, running = where or strategy.make_strategy(), running or Running()
     model_path, together = os.path.join(workdir, MODEL_NAME), Hosts(where)
     made_with = {"settings": dataclasses.asdict(settings), "boxes": _digest(found)}
-    is_finished = stages.is_finished(model_path, together)
-    if not (is_finished and running.changed):  # what made a finished model stays on record
-        stages.record(workdir, made_with, together, changed=running.changed)
-    if is_finished:
+    if not stages.begin(model_path, made_with, together, changed=running.changed):
         print("detector: finished before", flush=True)
         return model_path
     batches = functools.partial(
@@ -164,17 +165,11 @@ def fit(
     trainer = make_trainer(where, found, settings, steps_per_epoch)
     if together.is_chief:
         Info(found.classes, settings.image_size, settings.levels).save(workdir)
-    plan = Plan(
-        1,
-        settings.epochs * steps_per_epoch,
-        steps_per_epoch,
-        log_every=running.log_every,
-        checkpoint_seconds=running.checkpoint_seconds,
-    )
+    total = settings.epochs * steps_per_epoch
     stages.run_stage(
         model_path,
         trainer,
-        plan,
+        running.plan(total, steps_per_epoch),
         lambda step: distribute(where, lambda share: batches(first_step=step, share=share)),
         num_classes=LIKE_CLASSES,
         first_images=lambda: first,
@@ -243,23 +238,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help=f"sizes of an image, times that at which it fits (default: {default.scales})",
     )
     add("--no-flip", dest="flip", action="store_false", help="do not mirror images")
-    add(
-        "--tpu", nargs="?", const="", help="the environment's TPU, or NAME, local, grpc://host:port"
-    )
-    add("--cpus", type=int, default=1, metavar="N", help="N replicas on one CPU")
-    add(
-        "--changed",
-        action="store_true",
-        help="go on from the checkpoints of a training that was begun with other settings, such as "
-        "a higher learning rate",
-    )
-    add("--log-every", type=int, default=50, metavar="STEPS", help="default: 50")
-    add("--checkpoint-seconds", type=float, default=10.0, metavar="SECONDS", help="default: 10")
+    command.add_options(parser, log_every=Running.log_every)
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains the detector that the command line describes; raises as `training.exits` tells."""
+    """Trains the detector that the command line describes; raises as `training.command` tells."""
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
     settings = Settings(**{**values, "scales": tuple(args.scales)})
     where = strategy.make_strategy(args.tpu, cpus=args.cpus)
@@ -283,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     args = parse_args(argv)
     damaged = f"an image of {args.boxes} can no longer be read: its file is damaged"
-    return exit_code(lambda: run(args), damaged=damaged)
+    return command.exit_code(lambda: run(args), damaged=damaged)
 
 
 if __name__ == "__main__":

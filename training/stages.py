@@ -62,10 +62,7 @@ def run_stage(
         {**trainer.checkpoint_variables(), "interval": [interval]},
         trainer.optimizer,
     )
-    rates = _constant_rates(trainer)
-    first_step = _restore(checkpoints, plan, together)
-    for rate, value in rates:
-        rate.assign(value)  # that of this command, which may have been given another one
+    first_step = _restore(trainer, checkpoints, plan, together)
     reporter = _make_reporter(directory, trainer, plan, first_step, together, num_classes)
     if together.is_chief and first_images and first_step == 0:
         reporter.pictures(first_images())
@@ -93,8 +90,11 @@ def run_stage(
             raise StoppedError(f"stage {plan.stage} is finished")
 
 
-def _restore(checkpoints: Checkpoints, plan: Plan, together: Hosts) -> int:
+def _restore(trainer: Trainer, checkpoints: Checkpoints, plan: Plan, together: Hosts) -> int:
+    rates = _constant_rates(trainer)
     first_step = checkpoints.restore() or 0
+    for rate, value in rates:
+        rate.assign(value)  # that of this command, which may have been given another one
     together.check_same(first_step, "checkpoints", SHARED_WORKDIR)
     if together.is_chief:
         checkpoints.tidy()
@@ -171,6 +171,14 @@ def is_finished(model_path: str, together: Hosts) -> bool:
     is_there = tf.io.gfile.exists(model_path)
     together.check_same(is_there, "finished models", SHARED_WORKDIR)
     return is_there
+
+
+def begin(model_path: str, made_with: dict, together: Hosts, *, changed: bool = False) -> bool:
+    """Checks or writes the record of a stage, see `record`; returns False if it is finished."""
+    finished = is_finished(model_path, together)
+    if not (finished and changed):  # what made a finished model stays on record
+        record(os.path.dirname(model_path), made_with, together, changed=changed)
+    return not finished
 
 
 def record(directory: str, made_with: dict, together: Hosts, *, changed: bool = False) -> None:

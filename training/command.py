@@ -1,5 +1,6 @@
-"""How a training command ends: its exit code, and one sentence where it failed."""
+"""What the commands that train share: options, exit codes, one sentence for each failure."""
 
+import argparse
 import sys
 from collections.abc import Callable
 
@@ -10,6 +11,35 @@ from training.stop_signal import StoppedError
 from training.writing import StorageError
 
 WRONG = (ValueError, FileNotFoundError, FloatingPointError, DeviceError)
+
+
+def add_options(parser: argparse.ArgumentParser, *, log_every: int) -> None:
+    """Adds the options that say where a training runs, and how it is watched and goes on."""
+    add = parser.add_argument
+    add(
+        "--tpu", nargs="?", const="", help="the environment's TPU, or NAME, local, grpc://host:port"
+    )
+    add("--cpus", type=int, default=1, metavar="N", help="N replicas on one CPU, to try them out")
+    add(
+        "--log-every",
+        type=int,
+        default=log_every,
+        metavar="STEPS",
+        help=f"a line each (default: {log_every})",
+    )
+    add(
+        "--checkpoint-seconds",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="between two checkpoints at least; they take 2 %% of the time at most (default: 10)",
+    )
+    add(
+        "--changed",
+        action="store_true",
+        help="go on from checkpoints although the training was begun with other settings, such as "
+        "a higher learning rate",
+    )
 
 
 def exit_code(work: Callable[[], None], *, damaged: str) -> int:

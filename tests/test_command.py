@@ -1,4 +1,4 @@
-"""How training commands end: the exit code and the one sentence of every failure."""
+"""What training commands share: exit codes, and the one sentence of every failure."""
 
 import pytest
 import tensorflow as tf
@@ -6,7 +6,7 @@ from conftest import ROOT
 
 import train
 from detection import fit
-from training.exits import exit_code
+from training.command import exit_code
 from training.probes import DeviceError
 from training.stop_signal import StoppedError
 from training.trainer import NonFiniteError
