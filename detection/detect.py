@@ -28,6 +28,7 @@ os.environ.update(tensorflow_wheels.environment())  # before TensorFlow is impor
 import io
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 import files
@@ -35,6 +36,7 @@ from detection import sources, videos
 from detection.boxes import CORNERS, write_rejects
 from detection.predict import Detections, Detector
 from progress import Progress, ordered_map
+from training import strategy
 
 TABLE_NAME = "crops.csv"
 CROPS_NAME = "crops"
@@ -44,7 +46,9 @@ WHEN_NONE = ("nothing", "whole")
 
 _QUALITY = 95  # of the JPEG files
 _BATCHES = 4  # of images that are decoded together
-_EXIT_CODES = """exit codes:
+_EPILOG = """Runs on the first GPU, or on the CPU. A TPU is for training alone: fit.py --tpu.
+
+exit codes:
   0  done
   1  stopped: the output cannot be written, or OpenCV is missing
   2  wrong arguments, tables or videos
@@ -184,7 +188,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", maxsplit=1)[0],
-        epilog=_EXIT_CODES,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -223,6 +227,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     args = parse_args(argv)
     try:
+        device = strategy.device(tf.distribute.get_strategy())
+        print(f"detection: {device}, TensorFlow {tf.__version__}", flush=True)
         pictures = pictures_of(args)
         detector = Detector(
             args.model,

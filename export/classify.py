@@ -26,6 +26,7 @@ os.environ.update(tensorflow_wheels.environment())  # before TensorFlow is impor
 import files
 import recipes
 from columns import column_names, read_columns
+from export import device
 from export.classifier import Classifier, Member, class_names, scale_of
 from export.embed import add_source, check_source, source_of
 from export.images import Source
@@ -38,7 +39,9 @@ from recipes import layout
 REJECTS_SUFFIX = ".rejects.csv"
 
 _IMAGES_PER_PART = 65_536
-_EXIT_CODES = """exit codes:
+_EPILOG = f"""{device.HELP}
+
+exit codes:
   0  all images are classified
   1  the files could not be written
   2  wrong arguments, tables or shards
@@ -201,7 +204,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", maxsplit=1)[0],
-        epilog=_EXIT_CODES,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_members(parser, "average")
@@ -230,9 +233,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     args = parse_args(argv)
+    print(f"classes: {device.describe()}", flush=True)
     try:
         classifier, names, lines = make_classifier(args)
-        print("\n".join(lines))
+        print("\n".join(lines), flush=True)
         rejected = classify(
             source_of(args), classifier, names, args.output, batch_size=args.batch_size
         )

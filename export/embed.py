@@ -30,13 +30,15 @@ from PIL import Image
 
 import files
 import jobs
-from export import parts
+from export import device, parts
 from export.images import Folder, Shards, Source, Tables
 from export.request import REJECTS_NAME, TASKS_NAME, Request, images_of_part, make_request
 from progress import Progress
 from retrieval.embeddings import MANIFEST_NAME, EmbeddingsWriter
 
-_EXIT_CODES = """exit codes:
+_EPILOG = f"""{device.HELP}
+
+exit codes:
   0  the embeddings are complete and no image was rejected
   1  stopped: the folder holds other embeddings, a part is damaged, or the disk is full
   2  wrong arguments, tables or shards
@@ -168,7 +170,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", maxsplit=1)[0],
-        epilog=_EXIT_CODES,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -228,6 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     # A picture of too many pixels is listed in rejects.csv; Pillow's warning adds nothing.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    print(f"embeddings: {args.runner[0] if args.runner else device.describe()}", flush=True)
     try:
         counts = embed(
             source_of(args),

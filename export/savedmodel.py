@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 import recipes
+from export import device
 from export.descriptor import Descriptor, Member
 from export.stored_weights import MEGABYTE, PRECISIONS, StoredNetwork
 from export.views import Views, parse
@@ -223,7 +224,9 @@ def add_members(parser: argparse.ArgumentParser, together: str) -> None:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", maxsplit=1)[0], epilog=device.HELP
+    )
     add_members(parser, "ensemble")
     add = parser.add_argument
     add(
@@ -251,6 +254,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     args = parse_args(argv)
+    print(f"export: {device.describe()}", flush=True)
     try:
         recipe = recipes.load(args.recipe)
         workdir = args.workdir or os.path.join("runs", recipe.name)

@@ -91,6 +91,7 @@ def test_command_on_a_table_with_a_bad_file(workdir, shards, photographs, tmp_pa
     argv += ["--table", str(tmp_path / "few.csv"), "--labels", str(labels)]
     assert classify.main([*argv, "--output", str(output)]) == 3
     told = capsys.readouterr().out
+    assert told.startswith("classes: ")
     assert "A stage 3: 48 px, softmax of 20 times its head, weight 1" in told
     assert "top-1 error 66.67 %, top-3 error 33.33 %, 3 images" in told
     rows = read(output)

@@ -1,6 +1,7 @@
 """From images and videos to crops, embeddings and matches, by the commands a user runs."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -109,7 +110,9 @@ def test_images_without_a_box(model, photos, tmp_path):
 def test_detection_with_wrong_arguments(model, photos, tmp_path, capsys):
     output = ["--output", str(tmp_path / "o")]
     assert detect.main(["--model", str(tmp_path), "--table", photos, *output]) == 2
-    assert "workdir of a finished detection/fit.py" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "workdir of a finished detection/fit.py" in told.err
+    assert re.fullmatch(r"detection: [CG]PU.*, TensorFlow [\d.]+\n", told.out)
     options = ["--model", model, *output]
     assert detect.main([*options, "--table", photos, "--keep", "path"]) == 2
     assert "expected columns other than" in capsys.readouterr().err

@@ -9,8 +9,8 @@ import tensorflow as tf
 from networks import SQUARES, run, save_members, save_model
 from PIL import Image
 
+from export import device, parts, savedmodel
 from export import embed as command
-from export import parts, savedmodel
 from export.embed import embed
 from export.images import Folder, Shards, Tables, images_in, places_of
 from input_pipeline import ops, schema
@@ -40,6 +40,7 @@ def test_embeddings_of_a_table(model, members, photographs, tmp_path, capsys):
     argv = ["--model", model, "--table", str(photographs / "train.csv"), "--batch-size", "7"]
     assert command.main([*argv, "--output", str(tmp_path)]) == 0
     output = capsys.readouterr()
+    assert output.out.startswith(f"embeddings: {device.describe()}\n")
     assert "96 images, 0 rejected" in output.out
     assert "embed: 96/96" in output.err
     found = embeddings.load(str(tmp_path))

@@ -66,15 +66,21 @@ def precision_of_gpus(gpus: Sequence[dict]) -> str:
 
 def describe(strategy: tf.distribute.Strategy) -> str:
     """Returns the first line of the output: devices, replicas, hosts, precision, TensorFlow."""
-    kind = _kind(strategy)
-    if kind == "GPU":
-        names = {details.get("device_name", "GPU") for details in _gpu_details()}
-        kind = f"GPU ({', '.join(sorted(names))})"
-    count = num_hosts(strategy)
+    counts = {"replica": strategy.num_replicas_in_sync, "host": num_hosts(strategy)}
+    replicas_and_hosts = ", ".join(_count(number, noun) for noun, number in counts.items())
     return (
-        f"{kind}, {_count(strategy.num_replicas_in_sync, 'replica')}, {_count(count, 'host')}, "
+        f"{device(strategy)}, {replicas_and_hosts}, "
         f"{keras.config.dtype_policy().name}, TensorFlow {tf.__version__}"
     )
+
+
+def device(strategy: tf.distribute.Strategy) -> str:
+    """Returns "TPU", "CPU", or "GPU" with the names of the GPUs."""
+    kind = _kind(strategy)
+    if kind != "GPU":
+        return kind
+    names = {details.get("device_name", "GPU") for details in _gpu_details()}
+    return f"GPU ({', '.join(sorted(names))})"
 
 
 def num_hosts(strategy: tf.distribute.Strategy) -> int:
