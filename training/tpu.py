@@ -5,6 +5,7 @@ ever. So addresses are tried with a time limit before TensorFlow is asked to con
 """
 
 import functools
+import importlib.util
 import os
 import urllib.parse
 
@@ -19,6 +20,7 @@ LOOK_UP_SECONDS = 30.0
 CONNECT_SECONDS = 300.0  # a large slice takes minutes to start
 # What the hosted environments set, in the order in which they are asked.
 VARIABLES = ("KUBE_GOOGLE_CLOUD_TPU_ENDPOINTS", "TPU_NAME", "COLAB_TPU_ADDR")
+CLOUD_MODULES = ("googleapiclient", "oauth2client")  # that TensorFlow looks a name up with
 WITHOUT = "without --tpu the run takes the GPU or the CPU"
 
 
@@ -116,6 +118,12 @@ def _check_address(tpu: str) -> None:
             "answers here. On a TPU VM give --tpu local, outside of Google Cloud --tpu "
             f"grpc://ADDRESS:{PORT}; {WITHOUT}"
         )
+    elif not all(map(importlib.util.find_spec, CLOUD_MODULES)):
+        raise DeviceError(
+            f"--tpu {tpu}: looking up a TPU's name needs two packages: pip install "
+            f"google-api-python-client oauth2client; on the TPU VM itself give --tpu local; "
+            f"{WITHOUT}"
+        )
 
 
 def _check_grpc(address: str) -> None:
@@ -194,4 +202,5 @@ def _first_line(error: Exception) -> str:
     empty = ("Graph execution error:", "Detected at node", "<stack traces", "[[")
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(empty)]
-    return (said or [type(error).__name__])[0][:200]
+    # Behind it come the names of nodes and attributes, in another order each time.
+    return (said or [type(error).__name__])[0].split(" used by {{")[0][:200]
