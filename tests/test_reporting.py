@@ -155,6 +155,15 @@ def test_a_line_has_scale_and_cosine_only_where_there_are_any(tmp_path, capsys):
     assert "lr 1.00e-02  20 images/s" in capsys.readouterr().out
 
 
+def test_retrieval_without_a_query_is_no_zero(tmp_path, capsys):
+    reporter = reporting.Reporter(str(tmp_path), first_step=0, **ABOUT)
+    reporter.retrieval(10, held_out.measure(np.eye(3), np.arange(3)))
+    assert "retrieval is not measured" in capsys.readouterr().out
+    (row,) = reporting.read_log(str(tmp_path / "log.jsonl"))
+    assert not {"recall_at_1", "map_at_100"} & row.keys()
+    assert row["mean_cosine"] == pytest.approx(0.0)
+
+
 def test_the_best_accuracy_is_made_from_the_lines_kept(tmp_path, capsys):
     for first, accuracies in [(0, [0.2, 0.6, 0.9]), (20, [0.4, 0.6])]:
         reporter = reporting.Reporter(str(tmp_path), first_step=first, **ABOUT)

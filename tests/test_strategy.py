@@ -202,7 +202,7 @@ def test_a_server_of_tensorflow_answers():
         ("10.0.0.2:8470", r"is written --tpu grpc://10\.0\.0\.2:8470"),
         (
             "local",
-            r"no TPU started in this machine .*TPU'\)\. .*has no TPU in it: pip install -e '\.\[tpu\]'",
+            r"no TPU started in this machine .*TPU'\)\. .*no TPU in it: pip install -e '\.\[tpu\]",
         ),
         ("grpc://10.0.0.2", r"expected grpc://host:port.*Received: grpc://10\.0\.0\.2"),
         ("grpc://10.0.0.2:port", r"expected grpc://host:port"),

@@ -121,7 +121,9 @@ class Reporter:
     def retrieval(self, step: int, result: dict[str, float]) -> None:
         """Reports a measurement of retrieval, see `held_out.measure`."""
         parts = ["retrieval is not measured: no class has two held-out images"]
-        if result["queries"]:
+        if not result["queries"]:  # a curve of zeros would look like a measurement
+            result = {n: v for n, v in result.items() if n not in ("recall_at_1", "map_at_100")}
+        else:
             parts = [
                 f"retrieval recall@1 {result['recall_at_1']:.3f}",
                 f"mAP@100 {result['map_at_100']:.3f}",
