@@ -83,6 +83,18 @@ def test_step_that_does_not_fit(tmp_path, capsys):
     assert "does not fit: needs" in capsys.readouterr().out
 
 
+def test_sharded_head_takes_its_part_alone(tmp_path):
+    """Of 40,000 centres and their momentum each of the four cores has a quarter."""
+    compiler_or_skip()
+    answer = str(tmp_path / "answer.json")
+    command = [*TINY[:-4], "--classes", "40000", "--batch-per-core", "8", "--quick"]
+    assert fits_tpu.main([*command, "--set", "model.head=sharded", "--json", answer]) == 0
+    (row,) = json.loads(pathlib.Path(answer).read_text())
+    shards = [b for b in row["buffers"]["largest"] if b["name"].startswith("head/")]
+    assert {b["shape"] for b in shards} == {"f32[10000,32]"}
+    assert len(shards) == 2
+
+
 def test_embedding_step(tmp_path):
     compiler_or_skip()
     answer = str(tmp_path / "answer.json")

@@ -77,6 +77,9 @@ def lower_step(
         tf.TensorSpec((batch_per_core,), tf.float32, "weights"),
     ]
     variables = {v.path: v.value for v in (*trainer.model.variables, *trainer.optimizer.variables)}
+    if trainer.head is not None:
+        variables["head/centers"] = trainer.head.centers
+        variables |= {f"head/{v.path}": v.value for v in trainer.head.optimizer.variables}
     if step == "embed":
         network = embedding_model(trainer.model)
         return ahead_of_time_lower.lower(strategy, network, arguments[:1], variables)
