@@ -7,6 +7,8 @@ import tensorflow as tf
 import trainers
 from trainers import BATCH, examples
 
+import recipes
+from benchmarks import replica_cases
 from benchmarks import replicas as processes
 from models import heads
 from training import replicas
@@ -94,6 +96,40 @@ def test_gather_and_sum_in_the_order_of_the_replicas():
 
 def test_two_processes_equal_one_device():
     """Real processes under MultiWorkerMirroredStrategy, the tiny recipe's network."""
-    change, differences = processes.compare("global", ["2x1"], steps=2)
+    change, differences = processes.compare(["global"], ["2x1"], steps=2)["global"]
     assert change > 0.01
     assert differences["2x1"] < 2e-6
+
+
+def test_every_neck_and_every_set_of_losses_of_the_recipes_is_a_case():
+    """And each loss finds its images on any of 8 replicas."""
+    cases = replica_cases.cases().values()
+    tables = {case.recipe: [] for case in cases}
+    for case in cases:
+        member, stage = case.tables(processes.BATCH)
+        tables[case.recipe].append(kinds_of(member.model))
+        assert stage.image_size % processes.TILES == 0 or not case.tiled
+        if "extent" in member.model.losses:
+            assert processes.BATCH // 8 % stage.images_per_class == 0
+    for name in recipes.NAMES:
+        twin = name if name == "tiny" else f"{name}_tiny"
+        for member in recipes.load(twin).members:
+            assert kinds_of(member.model) in tables[twin]
+
+
+def kinds_of(network):
+    return [text.partition(":")[0] for text in (network.neck, network.pooling, *network.losses)]
+
+
+@pytest.mark.parametrize(
+    ("differs", "found", "expected"),
+    [
+        (False, {"order": 9.0, "2": 1e-7, "8": 1e-6}, True),
+        (False, {"order": 0.0, "2": 1e-7, "8": 0.1}, False),
+        (True, {"order": 0.0, "2": 0.1, "8": 0.2}, True),
+        (True, {"order": 0.9, "2": 0.1, "8": 1e-6}, False),
+    ],
+)
+def test_one_layout_that_is_not_as_it_must_be_tells(differs, found, expected):
+    case = replica_cases.Case(differs=differs)
+    assert processes.is_as_expected(case, 1.0, found) is expected

@@ -161,6 +161,41 @@ def test_sampling_lowers_the_loss_by_about_the_log_of_its_rate(replicas):
     assert np.mean(bias) == pytest.approx(np.log(0.25), abs=0.05)
 
 
+@pytest.mark.parametrize(("own", "rate"), [(0.0, 1.0), (0.0, 0.25), (0.9, 1.0), (0.9, 0.25)])
+def test_sampling_divides_each_probability_by_that_of_the_classes_drawn(own, rate):
+    """The bias by hand: 1 image, a cosine of `own` to its class and of 0 to 999 others, s = 10.
+
+    With q the probability of the classes left out, p becomes p / (1 − q): at a rate of 1/4 and
+    where the others decide (p = 1/1000) the loss is ln 4 lower and the push 4 times as strong;
+    where the own class does (p = 0.89) the pull is too weak by 0.080, which is nearly q = 0.082.
+    """
+    exponential = np.exp(10 * own)
+    total = exponential + 999
+    drawn = 1 - (1 - rate) * 1000 / total  # 1 − q
+    probabilities = np.array([exponential, 1]) / total / drawn  # of the own class, of each other
+    strategy = trainers.strategy_of(1)
+    head = ShardedHead(strategy, 1000, 3, build_optimizer("sgd", 0.1))
+    centers = np.tile([0, 1, 0], (1000, 1)).astype(np.float32)
+    centers[7] = own, 0, np.sqrt(1 - own**2)
+    head.sharded(head.centers).assign(centers)
+    rule = Rule(scale=10.0, sample_rate=rate)
+    objective = ShardedObjective(head, rule, embed=lambda model, images, training: images)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            outputs = objective(None, tf.constant([[1.0, 0, 0]]), tf.constant([7]), training=True)
+        return outputs["loss"], tf.convert_to_tensor(tape.gradient(outputs["loss"], head.centers))
+
+    loss, gradient = step()
+    assert float(loss[0]) == pytest.approx(-np.log(probabilities[0]), rel=1e-5)
+    # The gradient of a cosine to its centre is the image less what lies along the centre.
+    pull, push = gradient[7, 0], np.delete(gradient, 7, axis=0)[:, 0]
+    assert float(pull) == pytest.approx(-10 * (1 - probabilities[0]) * (1 - own**2), rel=1e-5)
+    assert np.count_nonzero(push) == round(1000 * rate) - 1
+    np.testing.assert_allclose(push[push != 0], 10 * probabilities[1], rtol=1e-5)
+
+
 def test_sampling_keeps_all_own_classes_and_draws_others_evenly():
     """60 of 300 classes, 3 of them always: each other one in 57 of 297 draws."""
     strategy = trainers.strategy_of(1)

@@ -128,11 +128,13 @@ class Rule:
             classes of the batch, and others at random (An et al., "Killing Two Birds with One
             Stone: Efficient and Robust Training of Face Recognition CNNs by Partial FC",
             arXiv:2203.15565). As there, nothing makes up for those left out, so the estimate is
-            biased: the loss is that of a problem with fewer classes, lower by about
-            ln(1/sample_rate) where the others decide, the push away from each sampled class is
-            up to 1/sample_rate times too strong, and the own class's pull is too weak by the
-            probability of the classes left out. The optimizer's momentum still moves centres
-            that were not drawn. Evaluation always compares with all.
+            biased: with q the probability that an image's softmax over all classes gives to those
+            left out, each of its probabilities p becomes p / (1 − q). The loss is lower by
+            −ln(1 − q), about ln(1/sample_rate) where the others decide; the push away from each
+            sampled class is 1 / (1 − q) times too strong, about 1/sample_rate there; the own
+            class's pull 1 − p is too weak by p·q / (1 − q), little at first and about q once p
+            is large. The optimizer's momentum still moves centres that were not drawn.
+            Evaluation always compares with all. Measured in docs/replicas.md.
         seed: of the sampling.
     """
 
