@@ -20,6 +20,11 @@ ENDS = [
     (DeviceError("--tpu: none"), 2, "error: --tpu: none"),
     (tf.errors.DataLossError(None, None, "corrupted record"), 1, "error: a shard is damaged"),
     (tf.errors.UnavailableError(None, None, "Connection reset"), 1, "error: another host, the TPU"),
+    (
+        tf.errors.ResourceExhaustedError(None, None, "OOM on GPU:0\nat x"),
+        1,
+        "error: a device's memo",
+    ),
     (StorageError("the log could not be written"), 1, "error: the log could not be written"),
     (OSError(28, "No space left on device"), 1, "error: [Errno 28] No space left on device"),
     (StoppedError("stage 1 is saved at step 9"), 130, "stage 1 is saved at step 9; the same"),

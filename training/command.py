@@ -50,8 +50,8 @@ def exit_code(work: Callable[[], None], *, damaged: str) -> int:
         damaged: what is told where a file of the data is damaged.
 
     Returns:
-        0: done. 1: a file, a disk, a bucket or another machine failed. 2: wrong arguments, data or
-        devices, or a step that is not finite. 130: stopped by a signal, with everything saved.
+        0: done. 1: a file, a disk, memory, a bucket or another machine failed. 2: wrong arguments,
+        data or devices, or a step that is not finite. 130: stopped by a signal, all saved.
     """
     try:
         work()
@@ -63,6 +63,13 @@ def exit_code(work: Callable[[], None], *, damaged: str) -> int:
         return _told(
             "another host, the TPU or a bucket no longer answers; the same command, started again "
             "on every host, goes on from the last checkpoint",
+            1,
+        )
+    except tf.errors.ResourceExhaustedError as error:
+        return _told(
+            "a device's memory is full; of images at once --set stage.batch_size=… takes fewer, "
+            "stage.accumulate=… the same in pieces, stage.rematerialize=… computes blocks twice; "
+            f"with --changed a stage that was begun goes on ({str(error).splitlines()[0][:200]})",
             1,
         )
     except (StorageError, OSError) as error:
