@@ -43,11 +43,20 @@ _SHARE = re.compile(r"([\d.]+)% of the time went into checkpoints")
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A command that writes a folder, and what is compared of that."""
+    """A command that writes a folder, and what is compared of that.
+
+    Attributes:
+        name: of the job.
+        command: folder → words.
+        digest: folder → what must be equal.
+        reach: a kill comes after up to so much of the time of a whole run.
+        steps_lost: folder → steps that a kill has cost.
+    """
 
     name: str
     command: Callable[[str], list[str]]
     digest: Callable[[pathlib.Path], dict[str, str]]
+    reach: float = 1.1
     steps_lost: Callable[[pathlib.Path], int] | None = None
 
 
@@ -138,9 +147,10 @@ def torture(job: Job, workdir: pathlib.Path, kills: int, seed: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         while True:
             number = signal.SIGTERM if job.steps_lost and done % 3 == 2 else signal.SIGKILL
-            if run(job.command(str(folder)), draw.uniform(0, 1.1 * seconds), number):
+            if run(job.command(str(folder)), draw.uniform(0, job.reach * seconds), number):
                 break
             done += 1
+            print(f"{job.name}: {done} of {kills} kills, {ends} ends", file=sys.stderr, flush=True)
             if job.steps_lost:
                 lost[number].append(job.steps_lost(folder))
         received = job.digest(folder)
@@ -195,11 +205,12 @@ def make_jobs(workdir: pathlib.Path) -> dict[str, Job]:
     return {
         "convert": Job("convert", lambda folder: [*write, folder], files_digest),
         "embed": Job("embed", lambda folder: [*embed, folder], files_digest),
-        "train": Job("train", lambda folder: [*train, folder], training_digest, steps_lost),
+        "train": Job("train", lambda folder: [*train, folder], training_digest, 0.5, steps_lost),
         "train-2": Job(
             "train-2",
             lambda folder: [*train, folder, "--cpus", "2"],
             training_digest,
+            0.5,
             steps_lost,
         ),
     }
