@@ -131,7 +131,7 @@ def limit(args) -> Way:
     """What the head cannot do without."""
     rng = np.random.default_rng(0)
     shape = (DIMENSION, args.classes)
-    centers, gradient, momentum = (rng.random(shape, np.float32) for _ in range(3))
+    centers, gradient, momentum, updated = (rng.random(shape, np.float32) for _ in range(4))
     embeddings = rng.random((args.batch, DIMENSION), np.float32)
     slopes = rng.random((args.batch, args.classes), np.float32)
 
@@ -142,7 +142,7 @@ def limit(args) -> Way:
             np.matmul(embeddings.T, slopes, out=gradient)
             # Reads gradient, momentum and centres; writes momentum and centres.
             np.copyto(momentum, gradient)
-            np.copyto(centers, momentum)
+            np.copyto(updated, momentum)
             centers.sum()
 
     return run
