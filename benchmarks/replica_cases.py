@@ -93,7 +93,16 @@ TINY = {
     "gem": Case(member="B", settings=(FROZEN, GLOBAL), rate=FROZEN_RATE),
     "batchnorm": Case(settings=UNFROZEN, differs=True),
     "synchronized": Case(settings=(*UNFROZEN, "model.batchnorm=synchronized")),
-    "depth": Case(settings=(*SYNCHRONIZED, "model.scale=10.0"), differs=True),
+    # Twice as deep, so that there are residual blocks to leave out.
+    "depth": Case(
+        settings=(
+            *SYNCHRONIZED,
+            "model.scale=10.0",
+            "model.depth=0.5",
+            "model.drop_connect_rate=0.2",
+        ),
+        differs=True,
+    ),
     "accumulation": Case(
         settings=(FROZEN, "model.scale=10.0", "stage.accumulate=2", "stage.clip_norm=1.0")
     ),
